@@ -1,0 +1,184 @@
+/**
+ * What any protocol is: how its units are found in a byte stream, and a table of commands.
+ *
+ * A protocol is one folder under `src/protocols/` that exports one {@link Protocol}; `src/protocols/index.ts`
+ * names it in one line and nothing else does. Everything here is pure: no clock, no I/O, no globals.
+ */
+import type { Fact } from './facts.ts'
+
+/** What `findFrame` saw at the read position. */
+export const UNIT = {
+  /** Not enough bytes to decide; keep `from..to` and come back with more. */
+  needMore: 0,
+  /** `from..to` belong to nothing; skip and count `reason`. */
+  noise: 1,
+  /** `from..to` is one whole frame with a good checksum. */
+  frame: 2,
+  /** `from..to` is a sign of life without content (AP3000 `link`). */
+  signOfLife: 3,
+  /** `from..to` is a bare identity (AP3000 ICCID, 20 ASCII characters). */
+  identity: 4,
+} as const
+export type UnitKind = (typeof UNIT)[keyof typeof UNIT]
+
+/** Why bytes were skipped; the label values of `pilegate_frame_errors_total{reason}`. */
+export const NOISE_REASONS = [
+  'bad_header',
+  'bad_length',
+  'checksum_mismatch',
+  'bad_tail',
+  'incomplete',
+  'payload_error',
+  'bad_device_id',
+] as const
+export type NoiseReason = (typeof NOISE_REASONS)[number]
+
+/** Filled in place by `findFrame`: one object per assembler, never one per frame. Positions index the given bytes. */
+export interface UnitMark {
+  kind: UnitKind
+  from: number
+  to: number
+  /** Set when kind is noise. */
+  reason: NoiseReason
+}
+
+/** Filled in place by `readHead`. */
+export interface FrameHead {
+  /** The device inside its protocol: AP3000 physId (u32), BKV gateway id read as decimal (< 10^14). -1 when malformed. */
+  deviceNo: number
+  /** Message id (AP3000 u16) or sequence (BKV u32) to copy into a reply. */
+  messageId: number
+  /** Key into `uplinks`/`downlinks`: see `Protocol.commandKey`. */
+  commandKey: number
+  /** The command's data: from..to in the given bytes. */
+  dataFrom: number
+  dataTo: number
+}
+
+/** What the first bytes of a connection say. */
+export type Recognition =
+  /** Could still become this protocol; more bytes wanted. */
+  | { readonly kind: 'needMore' }
+  /** Certainly not this protocol. */
+  | { readonly kind: 'foreign' }
+  /** This protocol, and who speaks: `routingKey` is hashed onto a shard. */
+  | { readonly kind: 'known'; readonly routingKey: string; readonly by: 'iccid' | 'deviceId' }
+
+/** Decoded fields: names carry units (`voltageDv` 0.1 V, `energy10Wh`, `durationS`), raw bytes are lower-case hex. */
+export type Fields = Readonly<Record<string, unknown>>
+
+/** Well framed, but the data cannot be this command: report, never act on it, never answer it. */
+export class PayloadError {
+  readonly payloadError: 'too_short' | 'inner_length' | 'bad_entry' | 'bad_value'
+  readonly at: string
+  constructor(payloadError: 'too_short' | 'inner_length' | 'bad_entry' | 'bad_value', at: string) {
+    this.payloadError = payloadError
+    this.at = at
+  }
+}
+
+/** Small numbers a protocol remembers per device between frames (for example: has it ever sent 21?). */
+export type DeviceMemory = Record<string, number>
+
+/** What the cards table said about a swiped card. Money in fen, times in ms since the epoch. */
+export interface CardAnswer {
+  readonly status: 'ok' | 'unregistered' | 'insufficient' | 'expired' | 'blocked'
+  readonly rateMode: 'time' | 'monthly' | 'energy' | 'per_use'
+  readonly balanceFen: number
+  readonly expiresMs: number | null
+}
+
+export interface ReplyContext {
+  readonly nowMs: number
+  readonly memory: DeviceMemory
+  /** Present for `when: 'lookup'`. */
+  readonly card?: CardAnswer
+}
+
+/**
+ * How the receiver of an uplink answers. `when` decides what must have happened first: nothing but decoding, the
+ * commit of the row, or the answer of the cards table. `fields` returning undefined means: not this time.
+ */
+export type Reply =
+  | 'none'
+  | {
+      readonly with: string
+      readonly when: 'decoded' | 'durable' | 'lookup'
+      readonly fields: (uplink: Fields, context: ReplyContext) => Fields | undefined
+    }
+
+interface CommandBase {
+  /** AP3000: cmd. BKV: outer command. */
+  readonly code: number
+  /** BKV: inner sub-command of 0005, 0015 and 1000. */
+  readonly sub?: number
+  /** camelCase, unique per protocol and direction; the label value of frames_total{command}. */
+  readonly name: string
+  /** Chapter of the protocol document. */
+  readonly section: string
+  /** One line for the generated table in the protocol's README. */
+  readonly summary: string
+  /** `published`: layout known. `unpublished`: kept raw. `internal`: never reaches a server, kept raw if it does. */
+  readonly layout: 'published' | 'unpublished' | 'internal'
+  /** `from..to` of `bytes` is the command's data. Bytes behind the last known field are ignored (growing frames). */
+  readonly decode: (bytes: Uint8Array, from: number, to: number) => Fields | PayloadError
+  /** The command's data. */
+  readonly encode: (fields: Fields) => Uint8Array
+}
+
+export interface Uplink extends CommandBase {
+  readonly direction: 'uplink'
+  readonly reply: Reply
+  /** What the fields mean in words both protocols share. Called only for decoded frames. */
+  readonly facts?: (fields: Fields, memory: DeviceMemory) => readonly Fact[]
+  /** Counted and answered like the others, but not worth a row in cmd_log (heartbeats). */
+  readonly frequent?: boolean
+}
+
+export interface Downlink extends CommandBase {
+  readonly direction: 'downlink'
+  /** Which uplink is its result, how long to wait, how often to send in all. 'none': nothing answers. */
+  readonly result: { readonly by: string; readonly withinMs: number; readonly tries: number } | 'none'
+}
+
+export interface Protocol {
+  readonly name: 'ap3000' | 'bkv'
+  /** 0..62; part of the device key. Never reused. */
+  readonly index: number
+  /** Cap for the whole frame before and after the first good frame of a connection, bytes. */
+  readonly frameBytesMaxBeforeLogin: number
+  readonly frameBytesMax: number
+  readonly uplinks: ReadonlyMap<number, Uplink>
+  readonly downlinks: ReadonlyMap<number, Downlink>
+  readonly downlinkByName: ReadonlyMap<string, Downlink>
+  readonly uplinkByName: ReadonlyMap<string, Uplink>
+  commandKey(code: number, sub?: number): number
+  recognise(bytes: Uint8Array, from: number, to: number): Recognition
+  /** Looks at `from..to` only; writes `mark`. Never throws, never copies. Progress is certain: noise and units are >= 1 byte. */
+  findFrame(bytes: Uint8Array, from: number, to: number, frameBytesMax: number, mark: UnitMark): void
+  /** `from..to` is a frame that findFrame delivered. */
+  readHead(bytes: Uint8Array, from: number, to: number, head: FrameHead): void
+  /** A whole frame around a command's data, in the given direction. */
+  encodeFrame(
+    direction: 'uplink' | 'downlink',
+    command: CommandBase,
+    deviceNo: number,
+    messageId: number,
+    data: Uint8Array,
+  ): Uint8Array
+  /** Outside name of a device: `04ab373b`, `82200520004869`. */
+  formatDeviceId(deviceNo: number): string
+  /** The inverse; undefined when the text is no id of this protocol. */
+  parseDeviceId(text: string): number | undefined
+  /** Ids that many boards share after memory damage; a session on them is never merged across connections blindly. */
+  isSharedDefaultId(deviceNo: number): boolean
+  newMemory(): DeviceMemory
+}
+
+/** Result of a lookup whose device key is one safe integer over all protocols: index * 2^47 + deviceNo. */
+export const DEVICE_NO_LIMIT = 2 ** 47
+
+/** @returns the number under which session tables and the directory know a device; a safe integer. */
+export function deviceKey(protocol: Protocol, deviceNo: number): number {
+  return protocol.index * DEVICE_NO_LIMIT + deviceNo
+}

@@ -1,0 +1,195 @@
+/**
+ * How a row is described once and travels twice: from a session thread into its outbox (`encodeRow`), and from the
+ * outbox in a writer thread into columns (`decodeRows`). One file per table lists the fields in wire order.
+ *
+ * Layout of one row in an outbox, little-endian:
+ * u16 kind, u16 reserved, u32 body bytes, then the fields in order. Numbers are fixed width; text and bytes are u16
+ * length + content; a nullable field is preceded by one byte, 0 = null.
+ */
+
+export type FieldType = 'i32' | 'f64' | 'text' | 'bytes' | 'bool'
+export interface Field {
+  readonly type: FieldType
+  readonly nullable: boolean
+}
+
+const field = <T extends FieldType, N extends boolean>(type: T, nullable: N) => ({ type, nullable }) as const
+export const i32 = field('i32', false)
+/** Times in ms since the epoch, epochs of sessions, sequences: integers up to 2^53, and measured values. */
+export const f64 = field('f64', false)
+/** At most 65,535 bytes of UTF-8; NUL bytes are dropped, PostgreSQL cannot hold them. */
+export const text = field('text', false)
+export const bytes = field('bytes', false)
+export const bool = field('bool', false)
+export const i32OrNull = field('i32', true)
+export const f64OrNull = field('f64', true)
+export const textOrNull = field('text', true)
+export const boolOrNull = field('bool', true)
+
+type Scalar<T extends FieldType> = T extends 'text'
+  ? string
+  : T extends 'bytes'
+    ? Uint8Array
+    : T extends 'bool'
+      ? boolean
+      : number
+export type RowOf<F extends Record<string, Field>> = {
+  readonly [K in keyof F]: F[K]['nullable'] extends true ? Scalar<F[K]['type']> | null : Scalar<F[K]['type']>
+}
+
+/**
+ * `ledger`: somebody waits for the commit (settlements). Never spilled, never dropped: a full ring withholds the ack.
+ * `history`: may wait; spilled to the spool while the database is away, dropped and counted when that is full too.
+ */
+export type Lane = 'ledger' | 'history'
+
+export interface RowKind<F extends Record<string, Field> = Record<string, Field>> {
+  /** Number in the outbox and the spool; never reused. */
+  readonly kind: number
+  readonly table: string
+  readonly lane: Lane
+  readonly fields: F
+}
+
+export function defineRow<const F extends Record<string, Field>>(
+  kind: number,
+  table: string,
+  lane: Lane,
+  fields: F,
+): RowKind<F> {
+  return { kind, table, lane, fields }
+}
+
+/** Bytes before the fields of a row. */
+export const ROW_HEADER_BYTES = 8
+/** The largest row an outbox takes; the largest real one is a frame of 4,100 bytes in cmd_log. */
+export const ROW_BYTES_MAX = 16_384
+
+const utf8 = new TextEncoder()
+const fromUtf8 = new TextDecoder()
+// Reused for every row of this thread: a row is built here, then copied once into the ring.
+const scratch = new Uint8Array(ROW_BYTES_MAX)
+const scratchView = new DataView(scratch.buffer)
+
+/**
+ * Builds one row in a buffer that the next call overwrites.
+ *
+ * @returns a view of 8..ROW_BYTES_MAX bytes
+ * @throws RangeError when text or bytes exceed the row bound (a bug in the caller: device bytes are bounded before)
+ */
+export function encodeRow<F extends Record<string, Field>>(row: RowKind<F>, values: RowOf<F>): Uint8Array {
+  let at = ROW_HEADER_BYTES
+  for (const name in row.fields) {
+    const { type, nullable } = row.fields[name] as Field
+    const value = (values as Record<string, unknown>)[name]
+    if (nullable) {
+      scratch[at++] = value === null ? 0 : 1
+      if (value === null) continue
+    }
+    switch (type) {
+      case 'i32':
+        scratchView.setInt32(at, value as number, true)
+        at += 4
+        break
+      case 'f64':
+        scratchView.setFloat64(at, value as number, true)
+        at += 8
+        break
+      case 'bool':
+        scratch[at++] = value ? 1 : 0
+        break
+      case 'text': {
+        const string = value as string
+        const clean = string.includes('\0') ? string.replaceAll('\0', '') : string
+        const { read, written } = utf8.encodeInto(clean, scratch.subarray(at + 2))
+        if (read !== clean.length) throw new RangeError(`row ${row.table}.${name} exceeds ${ROW_BYTES_MAX} bytes`)
+        scratchView.setUint16(at, written, true)
+        at += 2 + written
+        break
+      }
+      case 'bytes': {
+        const content = value as Uint8Array
+        if (at + 2 + content.length > ROW_BYTES_MAX)
+          throw new RangeError(`row ${row.table}.${name} exceeds ${ROW_BYTES_MAX} bytes`)
+        scratchView.setUint16(at, content.length, true)
+        scratch.set(content, at + 2)
+        at += 2 + content.length
+        break
+      }
+    }
+  }
+  scratchView.setUint16(0, row.kind, true)
+  scratchView.setUint16(2, 0, true)
+  scratchView.setUint32(4, at - ROW_HEADER_BYTES, true)
+  return scratch.subarray(0, at)
+}
+
+/** Columns of many rows of one kind, in the order they were appended: what `unnest` takes. */
+export interface RowColumns {
+  readonly row: RowKind
+  readonly count: number
+  readonly columns: Readonly<Record<string, unknown[]>>
+}
+
+/**
+ * Splits a run of whole rows into columns per kind. Values are copied out of `bytes` (which may be shared memory).
+ *
+ * @param bytes whole rows back to back
+ * @throws RangeError on an unknown kind or a row that does not fill its declared length: the bytes are not ours
+ */
+export function decodeRows(bytes: Uint8Array, kinds: ReadonlyMap<number, RowKind>): RowColumns[] {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  const found = new Map<number, { row: RowKind; count: number; columns: Record<string, unknown[]> }>()
+  let at = 0
+  while (at < bytes.length) {
+    if (at + ROW_HEADER_BYTES > bytes.length) throw new RangeError(`row header torn at ${at}`)
+    const kind = view.getUint16(at, true)
+    const end = at + ROW_HEADER_BYTES + view.getUint32(at + 4, true)
+    const row = kinds.get(kind)
+    if (row === undefined) throw new RangeError(`unknown row kind ${kind} at ${at}`)
+    if (end > bytes.length) throw new RangeError(`row ${row.table} torn at ${at}`)
+    let group = found.get(kind)
+    if (group === undefined) {
+      group = { row, count: 0, columns: Object.fromEntries(Object.keys(row.fields).map((name) => [name, []])) }
+      found.set(kind, group)
+    }
+    at += ROW_HEADER_BYTES
+    for (const name in row.fields) {
+      const { type, nullable } = row.fields[name] as Field
+      const column = group.columns[name] as unknown[]
+      if (nullable && view.getUint8(at++) === 0) {
+        column.push(null)
+        continue
+      }
+      switch (type) {
+        case 'i32':
+          column.push(view.getInt32(at, true))
+          at += 4
+          break
+        case 'f64':
+          column.push(view.getFloat64(at, true))
+          at += 8
+          break
+        case 'bool':
+          column.push(view.getUint8(at) === 1)
+          at += 1
+          break
+        default: {
+          const length = view.getUint16(at, true)
+          // slice, not subarray: TextDecoder and the database driver refuse shared memory
+          const content = bytes.slice(at + 2, at + 2 + length)
+          column.push(type === 'text' ? fromUtf8.decode(content) : content)
+          at += 2 + length
+        }
+      }
+    }
+    if (at !== end) throw new RangeError(`row ${row.table} ends at ${at}, declared ${end}`)
+    group.count++
+  }
+  return [...found.values()]
+}
+
+/** Whole bytes of the row that starts at `at` in `view`. */
+export function rowBytesAt(view: DataView, at: number): number {
+  return ROW_HEADER_BYTES + view.getUint32(at + 4, true)
+}
