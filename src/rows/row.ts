@@ -4,7 +4,7 @@
  *
  * Layout of one row in an outbox, little-endian:
  * u16 kind, u16 reserved, u32 body bytes, then the fields in order. Numbers are fixed width; text and bytes are u16
- * length + content; a nullable field is preceded by one byte, 0 = null.
+ * length + content; a nullable field is preceded by one byte, 0 = null. Zeros fill the row up to a multiple of 8 bytes.
  */
 
 export type FieldType = 'i32' | 'f64' | 'text' | 'bytes' | 'bool'
@@ -62,6 +62,8 @@ export function defineRow<const F extends Record<string, Field>>(
 
 /** Bytes before the fields of a row. */
 export const ROW_HEADER_BYTES = 8
+/** A whole row is a multiple of this; up to 7 zero bytes stand behind its last field. */
+export const ROW_ALIGN_BYTES = 8
 /** The largest row an outbox takes; the largest real one is a frame of 4,100 bytes in cmd_log. */
 export const ROW_BYTES_MAX = 16_384
 
@@ -118,6 +120,8 @@ export function encodeRow<F extends Record<string, Field>>(row: RowKind<F>, valu
       }
     }
   }
+  // whole rows are multiples of 8 bytes: the ring needs it, and zeros behind the fields decode to nothing
+  while (at % ROW_ALIGN_BYTES !== 0) scratch[at++] = 0
   scratchView.setUint16(0, row.kind, true)
   scratchView.setUint16(2, 0, true)
   scratchView.setUint32(4, at - ROW_HEADER_BYTES, true)
@@ -183,7 +187,9 @@ export function decodeRows(bytes: Uint8Array, kinds: ReadonlyMap<number, RowKind
         }
       }
     }
-    if (at !== end) throw new RangeError(`row ${row.table} ends at ${at}, declared ${end}`)
+    if (at > end || end - at >= ROW_ALIGN_BYTES)
+      throw new RangeError(`row ${row.table} ends at ${at}, declared ${end}`)
+    at = end
     group.count++
   }
   return [...found.values()]

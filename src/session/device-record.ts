@@ -1,0 +1,211 @@
+/**
+ * What a shard remembers of a device between frames and between connections: protocol memory, and the latest state
+ * that is not yet written. Changes are coalesced here, so that a heartbeat costs no row.
+ */
+import type { Fact, PortReading } from '../codec/facts.ts'
+import type { DeviceMemory, Protocol } from '../codec/protocol.ts'
+import { type DeviceStateRow, deviceStateRow, type PortStateRow, portStateRow } from '../rows/index.ts'
+import type { Effects } from './effects.ts'
+import { ROW_REFUSED } from './effects.ts'
+
+type DeviceInfo = Extract<Fact, { fact: 'deviceInfo' }>
+type PendingInfo = { -readonly [K in keyof DeviceStateRow]?: DeviceStateRow[K] }
+
+interface PortMemory {
+  reading: PortReading
+  wireHex: string | null
+  isDirty: boolean
+}
+
+/** Power and voltage wander with every report; only a step this large is worth a row of its own. */
+const POWER_STEP_W = 5
+const VOLTAGE_STEP_V = 5
+/** A device clock before this is one that was never set (AP3000 7: it starts at 1970). */
+const CLOCK_SET_MS = Date.UTC(2015, 0, 1)
+
+export class DeviceRecord {
+  readonly deviceKey: number
+  readonly deviceNo: number
+  readonly deviceId: string
+  readonly protocol: Protocol
+  readonly memory: DeviceMemory
+  lastSeenMs = 0
+  isRegistered = false
+  #writtenSeenMs = 0
+  /** The value last written, per column: a repeated fact is no change. */
+  #written: PendingInfo = {}
+  #pending: PendingInfo = {}
+  #hasPending = false
+  readonly #ports = new Map<number, PortMemory>()
+  #hasDirtyPort = false
+
+  constructor(protocol: Protocol, deviceKey: number, deviceNo: number) {
+    this.protocol = protocol
+    this.deviceKey = deviceKey
+    this.deviceNo = deviceNo
+    this.deviceId = protocol.formatDeviceId(deviceNo)
+    this.memory = protocol.newMemory()
+  }
+
+  /**
+   * A new session begins: what another shard or an earlier connection wrote meanwhile is not known here, so the next
+   * report of everything is written again.
+   */
+  forgetWritten(): void {
+    this.#written = {}
+    this.#ports.clear()
+    this.#hasDirtyPort = false
+  }
+
+  /** Something changed that should be written soon. */
+  get isDirty(): boolean {
+    return this.#hasPending || this.#hasDirtyPort
+  }
+
+  /** Only the time of the last frame is newer than what is written. */
+  isSeenStale(nowMs: number, seenFlushMs: number): boolean {
+    return this.lastSeenMs > this.#writtenSeenMs && nowMs - this.#writtenSeenMs >= seenFlushMs
+  }
+
+  #note<K extends keyof DeviceStateRow>(column: K, value: DeviceStateRow[K] | undefined): void {
+    if (value === undefined || this.#written[column] === value) return
+    this.#written[column] = value
+    this.#pending[column] = value
+    this.#hasPending = true
+  }
+
+  noteInfo(info: DeviceInfo, nowMs: number): void {
+    this.#note('firmware', info.firmware)
+    this.#note('deviceType', info.deviceType)
+    this.#note('portCount', info.portCount)
+    this.#note('iccid', info.iccid)
+    this.#note('imei', info.imei)
+    this.#note('module', info.module)
+    this.#note('virtualId', info.virtualId)
+    this.#note('workMode', info.workMode)
+    this.#noteMeasured('signal', info.signal, 5)
+    this.#noteMeasured('voltageV', info.voltageV, VOLTAGE_STEP_V)
+    this.#noteMeasured('temperatureC', info.temperatureC, 3)
+    if (info.registered === true && !this.isRegistered) {
+      this.isRegistered = true
+      this.#note('registeredMs', nowMs)
+    }
+  }
+
+  #noteMeasured(column: 'signal' | 'voltageV' | 'temperatureC', value: number | undefined, step: number): void {
+    if (value === undefined) return
+    const written = this.#written[column]
+    if (typeof written === 'number' && Math.abs(written - value) < step) {
+      // rides along with the next row, makes none of its own
+      if (written !== value) this.#pending[column] = value
+      return
+    }
+    this.#note(column, value)
+  }
+
+  noteIccid(iccid: string): void {
+    this.#note('iccid', iccid)
+  }
+
+  noteClock(deviceMs: number, nowMs: number): void {
+    if (deviceMs < CLOCK_SET_MS) return
+    const offset = deviceMs - nowMs
+    const written = this.#written.clockOffsetMs
+    if (typeof written === 'number' && Math.abs(written - offset) < 5_000) return
+    this.#note('clockOffsetMs', offset)
+  }
+
+  /** @param wireHex order that runs on the port, null when none, undefined when the report does not say */
+  notePort(reading: PortReading, wireHex?: string | null): void {
+    const key = reading.socket * 256 + reading.port
+    const known = this.#ports.get(key)
+    if (known === undefined) {
+      this.#ports.set(key, { reading, wireHex: wireHex ?? null, isDirty: true })
+      this.#hasDirtyPort = true
+      return
+    }
+    const before = known.reading
+    const stepped = (was: number | undefined, is: number | undefined, step: number) =>
+      is !== undefined && Math.abs(is - (was ?? 0)) >= step
+    const isChange =
+      before.stateRaw !== reading.stateRaw ||
+      before.state !== reading.state ||
+      before.fault !== reading.fault ||
+      stepped(before.powerW, reading.powerW, POWER_STEP_W) ||
+      stepped(before.voltageV, reading.voltageV, VOLTAGE_STEP_V) ||
+      (reading.energyWh !== undefined && reading.energyWh !== before.energyWh) ||
+      (wireHex !== undefined && wireHex !== known.wireHex)
+    if (!isChange) return
+    known.reading = { ...before, ...reading }
+    if (reading.fault === undefined && known.reading.fault !== undefined) {
+      const { fault: _, ...rest } = known.reading
+      known.reading = rest
+    }
+    if (wireHex !== undefined) known.wireHex = wireHex
+    known.isDirty = true
+    this.#hasDirtyPort = true
+  }
+
+  /**
+   * Writes what is pending. What the lane refuses stays pending.
+   * @returns false when the history lane is full
+   */
+  flush(effects: Effects, epoch: number, nextSeq: () => number, nowMs: number): boolean {
+    if (this.#hasPending || this.lastSeenMs > this.#writtenSeenMs) {
+      const pending = this.#pending
+      const position = effects.appendRow(deviceStateRow, {
+        deviceId: this.deviceId,
+        protocol: this.protocol.name,
+        epoch,
+        seq: nextSeq(),
+        lastSeenMs: this.lastSeenMs,
+        registeredMs: pending.registeredMs ?? null,
+        firmware: pending.firmware ?? null,
+        deviceType: pending.deviceType ?? null,
+        portCount: pending.portCount ?? null,
+        iccid: pending.iccid ?? null,
+        imei: pending.imei ?? null,
+        module: pending.module ?? null,
+        signal: pending.signal ?? null,
+        voltageV: pending.voltageV ?? null,
+        temperatureC: pending.temperatureC ?? null,
+        virtualId: pending.virtualId ?? null,
+        workMode: pending.workMode ?? null,
+        clockOffsetMs: pending.clockOffsetMs ?? null,
+      })
+      if (position === ROW_REFUSED) return false
+      this.#pending = {}
+      this.#hasPending = false
+      this.#writtenSeenMs = this.lastSeenMs
+    }
+    if (!this.#hasDirtyPort) return true
+    for (const port of this.#ports.values()) {
+      if (!port.isDirty) continue
+      if (effects.appendRow(portStateRow, this.#portRow(port, epoch, nextSeq(), nowMs)) === ROW_REFUSED) return false
+      port.isDirty = false
+    }
+    this.#hasDirtyPort = false
+    return true
+  }
+
+  #portRow(port: PortMemory, epoch: number, seq: number, nowMs: number): PortStateRow {
+    const reading = port.reading
+    return {
+      deviceId: this.deviceId,
+      epoch,
+      seq,
+      socket: reading.socket,
+      port: reading.port,
+      atMs: nowMs,
+      state: reading.state,
+      stateRaw: reading.stateRaw,
+      fault: reading.fault ?? null,
+      powerW: reading.powerW ?? null,
+      voltageV: reading.voltageV ?? null,
+      currentA: reading.currentA ?? null,
+      energyWh: reading.energyWh ?? null,
+      temperatureC: reading.temperatureC ?? null,
+      wireHex: port.wireHex,
+    }
+  }
+}

@@ -1,0 +1,75 @@
+/**
+ * What session logic asks of the world. The session worker carries these out on sockets and shared memory; the
+ * simulation carries them out on queues. Nothing here returns a promise.
+ */
+import type { Protocol, Uplink, Downlink, NoiseReason, CardAnswer } from '../codec/protocol.ts'
+import type { Field, Lane, RowKind, RowOf } from '../rows/row.ts'
+
+/** Why a connection ended: label values of `pilegate_closed_total{reason}`. */
+export const CLOSE_REASONS = [
+  'peer_closed',
+  'peer_reset',
+  'idle',
+  'superseded',
+  'outbound_overflow',
+  'noise',
+  'directory_full',
+  'identify_timeout',
+  'unknown_protocol',
+  'too_many_connections',
+  'handoff_failed',
+  'shard_lost',
+  'shutdown',
+] as const
+export type CloseReason = (typeof CLOSE_REASONS)[number]
+
+/** What an outdated epoch was kept from doing: label values of `pilegate_fenced_total{what}`. */
+export const FENCED_ACTIONS = ['uplink', 'ack', 'close', 'card_reply', 'claim'] as const
+export type FencedAction = (typeof FENCED_ACTIONS)[number]
+
+/** One moment, told to pure code. `wallMs` since the epoch; `monoMs` never goes back. */
+export interface Moment {
+  readonly wallMs: number
+  readonly monoMs: number
+}
+
+export interface CardQuestion {
+  readonly questionId: number
+  readonly deviceId: string
+  readonly cardId: string
+}
+
+export const ROW_REFUSED = -1
+
+export interface Effects {
+  /**
+   * Queues bytes for a connection. The bytes belong to the callee from now on.
+   * @returns false: too much waits already, nothing was queued; the caller closes
+   */
+  send(connectionId: number, frame: Uint8Array, answers: Uplink, receivedMonoMs: number): boolean
+  /** Ends a connection after what is queued for it has been tried. Session logic has already forgotten it. */
+  close(connectionId: number, reason: CloseReason): void
+  /** @returns endless position of the row in its lane, or ROW_REFUSED: the lane is full, nothing was kept */
+  appendRow<F extends Record<string, Field>>(row: RowKind<F>, values: RowOf<F>): number
+  /** Asks the cards table; the answer comes by `Shard.cardAnswered`, or never. */
+  askCard(question: CardQuestion): void
+  /** Another shard's connection has lost a device to us. */
+  supersede(shard: number, deviceKey: number, epoch: number): void
+  readonly counts: SessionCounts
+}
+
+/** Counters a shard moves; plain stores into shared memory in the worker. */
+export interface SessionCounts {
+  uplink(protocol: Protocol, command: Uplink | undefined): void
+  downlink(protocol: Protocol, command: Downlink): void
+  frameError(protocol: Protocol, reason: NoiseReason): void
+  connections(protocol: Protocol, change: 1 | -1): void
+  closed(reason: CloseReason): void
+  takeover(): void
+  fenced(what: FencedAction): void
+  ackWithheld(): void
+  rowRefused(lane: Lane): void
+  cardLookup(result: 'answered' | 'unavailable' | 'refused'): void
+}
+
+export type { CardAnswer }

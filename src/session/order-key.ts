@@ -1,0 +1,33 @@
+/** Names of orders that come from devices: what two reports of one order share, and what we call it outside. */
+import type { Fact, OrderRef } from '../codec/facts.ts'
+import { eventIdOf } from '../events/event-id.ts'
+
+type Settlement = Extract<Fact, { fact: 'settlement' }>
+
+/** Zeros or FFs: the device has no order number for this. */
+export const isBlankOrder = (wireHex: string) => /^(?:0*|f*)$/.test(wireHex)
+
+/**
+ * What repeats of one settlement share, inside one device, socket and port.
+ *
+ * The wire order number, where the device sent one. Old models leave it blank for card orders; all their settlements
+ * would be one, so there the content stands in: a repeat differs in msgId and sending time only (AP3000 7, 03).
+ */
+export function orderKeyOf(settlement: Settlement): string {
+  const { wireHex } = settlement.order
+  if (!isBlankOrder(wireHex)) return wireHex
+  const { cardId, durationS, energyRaw, maxPowerW, endReasonRaw } = settlement
+  return `blank:${cardId ?? ''}:${durationS}:${energyRaw}:${maxPowerW}:${endReasonRaw ?? ''}`
+}
+
+/**
+ * Our order number for an order we did not start: the wire number as text where it is printable ASCII (zero padding
+ * dropped), else its hex; for a blank one a digest of device, port and key.
+ */
+export function orderNoOf(order: OrderRef, orderKey: string, deviceId: string): string {
+  const { wireHex } = order
+  if (isBlankOrder(wireHex)) return `${deviceId}-${order.port}-${eventIdOf(orderKey).slice(0, 12)}`
+  const trimmed = wireHex.replace(/(?:00)+$/, '')
+  const isPrintable = trimmed.length >= 8 && /^(?:2[1-9a-f]|[3-6][0-9a-f]|7[0-9a-e])+$/.test(trimmed)
+  return isPrintable ? Buffer.from(trimmed, 'hex').toString('latin1') : wireHex
+}

@@ -1,0 +1,805 @@
+/**
+ * Everything a session thread decides: whose frame this is, what it is answered, which rows it leaves, who may still
+ * speak for a device. Pure: bytes, answers and moments come in, effects go out; the worker and the simulation run the
+ * same code.
+ *
+ * A connection carries one or several devices (AP3000 4: a host relays up to 50 slaves). A session is one device on
+ * one connection; it holds a claim in the directory, and every effect it wants checks that the claim still stands.
+ */
+
+import type { Fact, OrderRef } from '../codec/facts.ts'
+import { FrameAssembler, type UnitVisitor } from '../codec/frame-assembler.ts'
+import {
+  type CardAnswer,
+  deviceKey as deviceKeyOf,
+  type Downlink,
+  type Fields,
+  type FrameHead,
+  type NoiseReason,
+  PayloadError,
+  type Protocol,
+  type Reply,
+  UNIT,
+  type UnitKind,
+  type Uplink,
+} from '../codec/protocol.ts'
+import { eventIdOf } from '../events/event-id.ts'
+import {
+  commandLogRow,
+  eventRow,
+  opaqueSettlementRow,
+  orderStartRow,
+  progressRow,
+  sessionRow,
+  settlementRow,
+} from '../rows/index.ts'
+import type { Claim, Directory, StandingWords } from '../shared/directory.ts'
+import { DeviceRecord } from './device-record.ts'
+import { type CloseReason, type Effects, type Moment, ROW_REFUSED } from './effects.ts'
+import { isBlankOrder, orderKeyOf, orderNoOf } from './order-key.ts'
+import { TimingWheel } from './timing-wheel.ts'
+
+export interface ShardOptions {
+  readonly shard: number
+  /** A connection silent for this long is closed. */
+  readonly idleTimeoutMs: number
+  /** A changed state is written after at most this long. */
+  readonly stateFlushMs: number
+  /** The time a device was last heard is written this often when nothing else changed. */
+  readonly seenFlushMs: number
+  /** A card question without an answer is forgotten after this long; the device is not answered. */
+  readonly cardLookupTimeoutMs: number
+}
+
+/** A header whose body does not come within this is noise (AP3000 3.5, BKV 1). */
+const INCOMPLETE_MS = 15_000
+/** Card questions under way at once; one more is refused and not answered. */
+const CARD_QUESTIONS_MAX = 1_024
+/** Bytes of noise from one connection before it is given up, without a good frame in between. */
+const NOISE_BYTES_MAX = 65_536
+const TICK_MS = 100
+
+interface Session {
+  readonly record: DeviceRecord
+  readonly connection: Connection
+  /** Undefined for an id that many boards share: such a device is answered but speaks for nobody (AP3000 4). */
+  readonly claim: Claim | undefined
+  readonly words: StandingWords | undefined
+  readonly epoch: number
+  readonly openedMs: number
+}
+
+interface Connection {
+  readonly id: number
+  readonly protocol: Protocol
+  readonly birth: number
+  readonly remoteAddress: string
+  readonly assembler: FrameAssembler
+  readonly sessions: Session[]
+  iccid: string | null
+  heardMonoMs: number
+  noiseBytes: number
+  isClosed: boolean
+}
+
+interface PendingAck {
+  readonly position: number
+  readonly session: Session
+  readonly frame: Uint8Array
+  readonly answers: Uplink
+  readonly downlink: Downlink
+  readonly receivedMonoMs: number
+}
+
+interface PendingCard {
+  readonly questionId: number
+  readonly session: Session
+  readonly command: Uplink
+  readonly reply: Exclude<Reply, 'none'>
+  readonly fields: Fields
+  readonly messageId: number
+  readonly receivedMonoMs: number
+  readonly dueMonoMs: number
+}
+
+export interface ConnectionOpened {
+  /** Small integer, unique among the open connections of this shard; may be used again after the close. */
+  readonly connectionId: number
+  readonly protocol: Protocol
+  /** Epoch taken when the connection was accepted. */
+  readonly birth: number
+  readonly remoteAddress: string
+}
+
+export class Shard {
+  readonly #options: ShardOptions
+  readonly #directory: Directory
+  readonly #effects: Effects
+  readonly #connections = new Map<number, Connection>()
+  /** Every device this shard has heard since its start, by device key; bounded by the directory. */
+  readonly #records = new Map<number, DeviceRecord>()
+  /** The session that holds the claim of a device here. */
+  readonly #sessions = new Map<number, Session>()
+  readonly #dirty = new Set<Session>()
+  readonly #halfFrames = new Set<Connection>()
+  readonly #wheel: TimingWheel
+  /** Acks waiting for the ledger lane, in order of position. */
+  readonly #acks: PendingAck[] = []
+  #acksFrom = 0
+  readonly #cards = new Map<number, PendingCard>()
+  #questionId = 0
+  #seq = 0
+  #flushedMonoMs = 0
+  #seenSweptMonoMs = 0
+
+  // One of each per thread: filled anew for every frame.
+  readonly #head: FrameHead = { deviceNo: 0, messageId: 0, commandKey: 0, dataFrom: 0, dataTo: 0 }
+  readonly #visitor: UnitVisitor
+  #now: Moment = { wallMs: 0, monoMs: 0 }
+  #speaking: Connection | undefined
+
+  constructor(options: ShardOptions, directory: Directory, effects: Effects, now: Moment) {
+    this.#options = options
+    this.#directory = directory
+    this.#effects = effects
+    this.#wheel = new TimingWheel(TICK_MS, 4096, now.monoMs)
+    this.#flushedMonoMs = now.monoMs
+    this.#seenSweptMonoMs = now.monoMs
+    this.#visitor = {
+      unit: (kind, bytes, from, to, reason) => this.#unit(kind, bytes, from, to, reason),
+    }
+  }
+
+  get connections(): number {
+    return this.#connections.size
+  }
+
+  /** Acks that wait for the database. */
+  get acksPending(): number {
+    return this.#acks.length - this.#acksFrom
+  }
+
+  // ---- what happens to a shard ---------------------------------------------------------------------------------
+
+  connectionOpened(opened: ConnectionOpened, now: Moment): void {
+    const connection: Connection = {
+      id: opened.connectionId,
+      protocol: opened.protocol,
+      birth: opened.birth,
+      remoteAddress: opened.remoteAddress,
+      assembler: new FrameAssembler(opened.protocol),
+      sessions: [],
+      iccid: null,
+      heardMonoMs: now.monoMs,
+      noiseBytes: 0,
+      isClosed: false,
+    }
+    this.#connections.set(connection.id, connection)
+    this.#wheel.arm(connection.id, now.monoMs + this.#options.idleTimeoutMs)
+    this.#effects.counts.connections(connection.protocol, 1)
+  }
+
+  /** @param chunk bytes as read; looked at during the call only */
+  chunkReceived(connectionId: number, chunk: Uint8Array, now: Moment): void {
+    const connection = this.#connections.get(connectionId)
+    if (connection === undefined) return
+    connection.heardMonoMs = now.monoMs
+    this.#now = now
+    this.#speaking = connection
+    connection.assembler.push(chunk, now.monoMs, this.#visitor)
+    this.#speaking = undefined
+    this.#afterUnits(connection)
+  }
+
+  /** The socket is gone; whatever the reason, only what is still this connection's is undone. */
+  connectionClosed(connectionId: number, reason: CloseReason, now: Moment): void {
+    const connection = this.#connections.get(connectionId)
+    if (connection === undefined) return
+    this.#forget(connection, reason, now)
+  }
+
+  /** Another shard took a device from us. Ignored when we have taken it back meanwhile. */
+  superseded(deviceKey: number, epoch: number, now: Moment): void {
+    const session = this.#sessions.get(deviceKey)
+    if (session === undefined || session.epoch !== epoch || this.#isStanding(session)) return
+    this.#lose(session, now)
+  }
+
+  /** Every ledger row before `position` is committed, except the ones in `rejected`, whose acks are never sent. */
+  durableReached(position: number, rejected: readonly number[], now: Moment): void {
+    this.#now = now
+    while (this.#acksFrom < this.#acks.length) {
+      const ack = this.#acks[this.#acksFrom]!
+      if (ack.position > position) break
+      this.#acksFrom++
+      if (rejected.includes(ack.position)) {
+        this.#effects.counts.ackWithheld()
+        continue
+      }
+      if (ack.session.connection.isClosed || !this.#isStanding(ack.session)) {
+        this.#effects.counts.fenced('ack')
+        continue
+      }
+      this.#send(ack.session, ack.downlink, ack.frame, ack.answers, ack.receivedMonoMs)
+    }
+    // drop the answered part once it is the larger one: amortised constant, no shift per ack
+    if (this.#acksFrom > 256 && this.#acksFrom * 2 > this.#acks.length) {
+      this.#acks.splice(0, this.#acksFrom)
+      this.#acksFrom = 0
+    }
+  }
+
+  /** @param answer undefined: the cards table could not be asked; the device is not answered and decides by itself */
+  cardAnswered(questionId: number, answer: CardAnswer | undefined, now: Moment): void {
+    const pending = this.#cards.get(questionId)
+    if (pending === undefined) return
+    this.#now = now
+    this.#cards.delete(questionId)
+    if (answer === undefined) {
+      this.#effects.counts.cardLookup('unavailable')
+      return
+    }
+    const { session } = pending
+    if (session.connection.isClosed || !this.#isStanding(session)) {
+      this.#effects.counts.fenced('card_reply')
+      return
+    }
+    this.#effects.counts.cardLookup('answered')
+    const reply = pending.reply.fields(pending.fields, {
+      nowMs: now.wallMs,
+      memory: session.record.memory,
+      card: answer,
+    })
+    if (reply === undefined) return
+    const downlink = this.#downlinkOf(session.record.protocol, pending.reply.with)
+    const frame = this.#encode(session, downlink, pending.messageId, reply)
+    this.#log(session, downlink, pending.messageId, frame, false, null, now.wallMs)
+    this.#send(session, downlink, frame, pending.command, pending.receivedMonoMs)
+  }
+
+  /** Timers, half frames, coalesced rows. The worker calls it about ten times a second. */
+  tick(now: Moment): void {
+    this.#now = now
+    this.#wheel.advance(now.monoMs, (connectionId) => this.#idleDue(connectionId, now))
+    for (const connection of this.#halfFrames) {
+      const since = connection.assembler.pendingSinceMonoMs
+      if (since === undefined || connection.isClosed) this.#halfFrames.delete(connection)
+      else if (now.monoMs - since >= INCOMPLETE_MS) {
+        this.#speaking = connection
+        connection.assembler.giveUpPending(now.monoMs, this.#visitor)
+        this.#speaking = undefined
+        this.#afterUnits(connection)
+      }
+    }
+    for (const pending of this.#cards.values()) {
+      if (pending.dueMonoMs > now.monoMs) break
+      this.cardAnswered(pending.questionId, undefined, now)
+    }
+    if (now.monoMs - this.#flushedMonoMs >= this.#options.stateFlushMs) {
+      this.#flushedMonoMs = now.monoMs
+      this.#flushDirty(now)
+    }
+    // spread over the period would be smoother; once per period keeps the devices of one batch in few INSERTs
+    if (now.monoMs - this.#seenSweptMonoMs >= this.#options.seenFlushMs / 4) {
+      this.#seenSweptMonoMs = now.monoMs
+      for (const session of this.#sessions.values())
+        if (session.record.isSeenStale(now.wallMs, this.#options.seenFlushMs)) this.#dirty.add(session)
+    }
+  }
+
+  /** Writes every state that was held back. */
+  flush(now: Moment): void {
+    this.#flushDirty(now)
+    for (const session of this.#sessions.values())
+      if (session.record.isSeenStale(now.wallMs, 0)) this.#flushSession(session, now)
+  }
+
+  /** The gateway stops: what was held back is written, sessions end, connections are closed. */
+  stop(now: Moment): void {
+    this.flush(now)
+    for (const connection of [...this.#connections.values()]) {
+      this.#effects.close(connection.id, 'shutdown')
+      this.#forget(connection, 'shutdown', now)
+    }
+  }
+
+  // ---- one unit of the stream ----------------------------------------------------------------------------------
+
+  #unit(kind: UnitKind, bytes: Uint8Array, from: number, to: number, reason: NoiseReason): void {
+    const connection = this.#speaking!
+    // a frame behind the one that got this connection closed is not heard any more
+    if (connection.isClosed) return
+    switch (kind) {
+      case UNIT.frame:
+        connection.noiseBytes = 0
+        this.#frame(connection, bytes, from, to)
+        return
+      case UNIT.noise:
+        connection.noiseBytes += to - from
+        this.#effects.counts.frameError(connection.protocol, reason)
+        return
+      case UNIT.identity:
+        connection.iccid = Buffer.from(bytes.subarray(from, to)).toString('latin1')
+        for (const session of connection.sessions) this.#noteIccid(session)
+        return
+      default:
+    }
+  }
+
+  #afterUnits(connection: Connection): void {
+    if (connection.isClosed) return
+    if (connection.assembler.pendingSinceMonoMs !== undefined) this.#halfFrames.add(connection)
+    if (connection.noiseBytes > NOISE_BYTES_MAX) this.#close(connection, 'noise', this.#now)
+  }
+
+  #frame(connection: Connection, bytes: Uint8Array, from: number, to: number): void {
+    const { protocol } = connection
+    const head = this.#head
+    protocol.readHead(bytes, from, to, head)
+    if (head.deviceNo < 0) {
+      this.#effects.counts.frameError(protocol, 'bad_device_id')
+      return
+    }
+    const session = this.#sessionOf(connection, head.deviceNo)
+    if (session === undefined) return
+    const { record } = session
+    const now = this.#now
+    record.lastSeenMs = now.wallMs
+    if (session.claim !== undefined) this.#directory.touch(session.claim.slot, Math.floor(now.wallMs / 1000))
+
+    const command = protocol.uplinks.get(head.commandKey)
+    this.#effects.counts.uplink(protocol, command)
+    if (command === undefined) {
+      this.#logUplink(session, undefined, bytes, from, to, 'unknown command')
+      return
+    }
+    const fields = command.decode(bytes, head.dataFrom, head.dataTo)
+    if (fields instanceof PayloadError) {
+      this.#effects.counts.frameError(protocol, 'payload_error')
+      this.#logUplink(session, command, bytes, from, to, `${fields.payloadError} at ${fields.at}`)
+      return
+    }
+    // head is reused by whatever a fact may cause; what follows needs these
+    const messageId = head.messageId
+    if (command.frequent !== true) this.#logUplink(session, command, bytes, from, to, null)
+    let storedAt: number | undefined
+    if (command.facts !== undefined)
+      for (const fact of command.facts(fields, record.memory)) {
+        const position = this.#fact(session, command, fact, messageId, bytes, from, to)
+        if (position !== undefined) storedAt = position
+      }
+    if (record.isDirty) this.#dirty.add(session)
+    if (command.reply !== 'none') this.#reply(session, command, command.reply, fields, messageId, storedAt)
+  }
+
+  #reply(
+    session: Session,
+    command: Uplink,
+    reply: Exclude<Reply, 'none'>,
+    fields: Fields,
+    messageId: number,
+    storedAt: number | undefined,
+  ): void {
+    const now = this.#now
+    const { protocol } = session.record
+    if (reply.when === 'lookup') {
+      this.#askCard(session, command, reply, fields, messageId)
+      return
+    }
+    const answer = reply.fields(fields, { nowMs: now.wallMs, memory: session.record.memory })
+    if (answer === undefined) return
+    const downlink = this.#downlinkOf(protocol, reply.with)
+    const frame = this.#encode(session, downlink, messageId, answer)
+    if (reply.when === 'decoded') {
+      this.#send(session, downlink, frame, command, now.monoMs)
+      return
+    }
+    if (storedAt === undefined)
+      throw new Error(`${protocol.name} ${command.name}: reply when durable, but no fact of it is stored`)
+    if (storedAt === ROW_REFUSED) {
+      // the device keeps its copy and sends it again (AP3000 7, 03)
+      this.#effects.counts.ackWithheld()
+      return
+    }
+    this.#acks.push({ position: storedAt, session, frame, answers: command, downlink, receivedMonoMs: now.monoMs })
+  }
+
+  #askCard(
+    session: Session,
+    command: Uplink,
+    reply: Exclude<Reply, 'none'>,
+    fields: Fields,
+    messageId: number,
+  ): void {
+    const cardId = fields['cardIdHex']
+    if (this.#cards.size >= CARD_QUESTIONS_MAX || typeof cardId !== 'string') {
+      this.#effects.counts.cardLookup('refused')
+      return
+    }
+    const questionId = ++this.#questionId
+    this.#cards.set(questionId, {
+      questionId,
+      session,
+      command,
+      reply,
+      fields,
+      messageId,
+      receivedMonoMs: this.#now.monoMs,
+      dueMonoMs: this.#now.monoMs + this.#options.cardLookupTimeoutMs,
+    })
+    this.#effects.askCard({ questionId, deviceId: session.record.deviceId, cardId })
+  }
+
+  // ---- who speaks for a device ---------------------------------------------------------------------------------
+
+  #isStanding(session: Session): boolean {
+    return session.words === undefined || this.#directory.isStanding(session.words)
+  }
+
+  /** The session of this device on this connection; made at its first frame. Undefined: it may not speak here. */
+  #sessionOf(connection: Connection, deviceNo: number): Session | undefined {
+    for (const session of connection.sessions) {
+      if (session.record.deviceNo !== deviceNo) continue
+      if (this.#isStanding(session)) return session
+      this.#effects.counts.fenced('uplink')
+      this.#lose(session, this.#now)
+      return undefined
+    }
+    return this.#login(connection, deviceNo)
+  }
+
+  #login(connection: Connection, deviceNo: number): Session | undefined {
+    const { protocol } = connection
+    const now = this.#now
+    const key = deviceKeyOf(protocol, deviceNo)
+    if (protocol.isSharedDefaultId(deviceNo)) {
+      const record = new DeviceRecord(protocol, key, deviceNo)
+      const session: Session = {
+        record,
+        connection,
+        claim: undefined,
+        words: undefined,
+        epoch: connection.birth,
+        openedMs: now.wallMs,
+      }
+      connection.sessions.push(session)
+      return session
+    }
+    const answer = this.#directory.claim(key, connection.birth, this.#options.shard)
+    if (answer.kind === 'full') {
+      this.#close(connection, 'directory_full', now)
+      return undefined
+    }
+    if (answer.kind === 'refused') {
+      this.#effects.counts.fenced('claim')
+      // nobody else speaks here: the device, if it lives behind this socket, comes back as the newest
+      if (connection.sessions.length === 0) this.#close(connection, 'superseded', now)
+      return undefined
+    }
+    const { claim, previous } = answer
+    if (previous?.isOnline === true) {
+      this.#effects.counts.takeover()
+      if (previous.shard !== this.#options.shard) this.#effects.supersede(previous.shard, key, previous.epoch)
+    }
+    const older = this.#sessions.get(key)
+    if (older !== undefined) this.#lose(older, now)
+    let record = this.#records.get(key)
+    if (record === undefined) {
+      record = new DeviceRecord(protocol, key, deviceNo)
+      this.#records.set(key, record)
+    } else record.forgetWritten()
+    const session: Session = {
+      record,
+      connection,
+      claim,
+      words: this.#directory.standingWords(claim),
+      epoch: claim.epoch,
+      openedMs: now.wallMs,
+    }
+    connection.sessions.push(session)
+    this.#sessions.set(key, session)
+    record.lastSeenMs = now.wallMs
+    this.#noteIccid(session)
+    this.#dirty.add(session)
+    this.#writeSession(session, null, now)
+    return session
+  }
+
+  #noteIccid(session: Session): void {
+    if (session.connection.iccid === null) return
+    session.record.noteIccid(session.connection.iccid)
+    this.#dirty.add(session)
+  }
+
+  /** A newer connection speaks for this device: unbind it here, and close the connection if nobody is left on it. */
+  #lose(session: Session, now: Moment): void {
+    const { connection } = session
+    this.#unbind(session, 'superseded', now)
+    if (connection.sessions.length === 0) this.#close(connection, 'superseded', now)
+  }
+
+  #unbind(session: Session, reason: CloseReason, now: Moment): void {
+    const { connection, record } = session
+    const index = connection.sessions.indexOf(session)
+    if (index >= 0) connection.sessions.splice(index, 1)
+    this.#dirty.delete(session)
+    if (this.#sessions.get(record.deviceKey) === session) this.#sessions.delete(record.deviceKey)
+    if (session.claim === undefined) return
+    if (this.#directory.giveBack(session.claim)) this.#flushSession(session, now)
+    else this.#effects.counts.fenced('close')
+    this.#writeSession(session, reason, now)
+  }
+
+  /** Ends a connection from our side. */
+  #close(connection: Connection, reason: CloseReason, now: Moment): void {
+    if (connection.isClosed) return
+    this.#effects.close(connection.id, reason)
+    this.#forget(connection, reason, now)
+  }
+
+  #forget(connection: Connection, reason: CloseReason, now: Moment): void {
+    connection.isClosed = true
+    this.#connections.delete(connection.id)
+    this.#halfFrames.delete(connection)
+    this.#wheel.disarm(connection.id)
+    for (const session of [...connection.sessions]) this.#unbind(session, reason, now)
+    this.#effects.counts.connections(connection.protocol, -1)
+    this.#effects.counts.closed(reason)
+  }
+
+  #idleDue(connectionId: number, now: Moment): void {
+    const connection = this.#connections.get(connectionId)
+    if (connection === undefined) return
+    const due = connection.heardMonoMs + this.#options.idleTimeoutMs
+    // armed once per timeout, not once per frame: look when it fires whether something was heard meanwhile
+    if (due > now.monoMs) this.#wheel.arm(connectionId, due)
+    else this.#close(connection, 'idle', now)
+  }
+
+  // ---- facts to rows -------------------------------------------------------------------------------------------
+
+  /** @returns position of a ledger row when the fact left one */
+  #fact(
+    session: Session,
+    command: Uplink,
+    fact: Fact,
+    messageId: number,
+    bytes: Uint8Array,
+    from: number,
+    to: number,
+  ): number | undefined {
+    const { record } = session
+    const nowMs = this.#now.wallMs
+    const { deviceId } = record
+    const base = { deviceId, protocol: record.protocol.name, epoch: session.epoch }
+    switch (fact.fact) {
+      case 'deviceInfo': {
+        const wasRegistered = record.isRegistered
+        record.noteInfo(fact, nowMs)
+        if (record.isRegistered && !wasRegistered)
+          this.#event(session, 'device.registered', eventIdOf('device.registered', deviceId), null, {
+            firmware: fact.firmware ?? null,
+            device_type: fact.deviceType ?? null,
+            port_count: fact.portCount ?? null,
+          })
+        return undefined
+      }
+      case 'portStates':
+        for (const reading of fact.ports) record.notePort(reading)
+        return undefined
+      case 'clock':
+        record.noteClock(fact.deviceMs, nowMs)
+        return undefined
+      case 'progress': {
+        const { order } = fact
+        record.notePort(
+          {
+            socket: order.socket,
+            port: order.port,
+            state: fact.state,
+            stateRaw: fact.stateRaw,
+            ...(fact.powerW !== undefined && { powerW: fact.powerW }),
+            ...(fact.voltageV !== undefined && { voltageV: fact.voltageV }),
+            ...(fact.currentA !== undefined && { currentA: fact.currentA }),
+            ...(fact.energyWh !== undefined && { energyWh: fact.energyWh }),
+            ...(fact.portC !== undefined && { temperatureC: fact.portC }),
+          },
+          fact.state === 'idle' ? null : order.wireHex,
+        )
+        this.#effects.appendRow(progressRow, {
+          ...base,
+          ...this.#orderColumns(order, deviceId),
+          seq: this.#seq++,
+          origin: fact.origin,
+          cardId: fact.cardId ?? null,
+          atMs: nowMs,
+          state: fact.state,
+          stateRaw: fact.stateRaw,
+          durationS: fact.durationS,
+          energyWh: fact.energyWh ?? null,
+          energyRaw: fact.energyRaw ?? null,
+          powerW: fact.powerW ?? null,
+          maxPowerW: fact.maxPowerW ?? null,
+          minPowerW: fact.minPowerW ?? null,
+          avgPowerW: fact.avgPowerW ?? null,
+          peakPowerW: fact.peakPowerW ?? null,
+          voltageV: fact.voltageV ?? null,
+          currentA: fact.currentA ?? null,
+          ambientC: fact.ambientC ?? null,
+          portC: fact.portC ?? null,
+        })
+        return undefined
+      }
+      case 'orderConfirmed':
+        return this.#effects.appendRow(orderStartRow, {
+          ...base,
+          ...this.#orderColumns(fact.order, deviceId),
+          origin: fact.origin,
+          cardId: fact.cardId ?? null,
+          durationS: fact.durationS,
+          atMs: nowMs,
+        })
+      case 'settlement': {
+        const orderKey = orderKeyOf(fact)
+        return this.#effects.appendRow(settlementRow, {
+          ...base,
+          seq: this.#seq++,
+          socket: fact.order.socket,
+          port: fact.order.port,
+          orderKey,
+          wireHex: fact.order.wireHex,
+          orderNo: orderNoOf(fact.order, orderKey, deviceId),
+          origin: fact.origin,
+          startModeRaw: fact.startModeRaw,
+          cardId: fact.cardId ?? null,
+          durationS: fact.durationS,
+          energyWh: fact.energyWh,
+          energyRaw: fact.energyRaw,
+          maxPowerW: fact.maxPowerW,
+          endReason: fact.endReason,
+          endReasonRaw: fact.endReasonRaw,
+          deviceSentMs: fact.sentMs ?? null,
+          deviceEndedMs: fact.endedMs ?? null,
+          receivedMs: nowMs,
+          occupancyMin: fact.occupancyMin ?? null,
+          businessNo: fact.businessNo ?? null,
+          deviceAmountFen: fact.deviceAmountFen ?? null,
+          messageId,
+          frame: bytes.subarray(from, to),
+        })
+      }
+      case 'opaqueSettlement': {
+        const { dataFrom, dataTo } = this.#head
+        return this.#effects.appendRow(opaqueSettlementRow, {
+          ...base,
+          command: command.name,
+          digest: eventIdOf(Buffer.from(bytes.subarray(dataFrom, dataTo)).toString('hex')),
+          receivedMs: nowMs,
+          frame: bytes.subarray(from, to),
+        })
+      }
+      case 'alarm':
+        this.#event(
+          session,
+          'device.alarm',
+          eventIdOf('device.alarm', deviceId, session.epoch, messageId, fact.kindRaw, fact.port, fact.trigger ?? 0),
+          null,
+          { kind: fact.kind, kind_raw: fact.kindRaw, socket: fact.socket, port: fact.port, trigger: fact.trigger ?? null },
+        )
+        return undefined
+      // seen, logged with its bytes and counted; nothing else follows from these yet
+      case 'heartbeat':
+      case 'cardSwiped':
+      case 'slaveTypes':
+      case 'upgradeRequested':
+      case 'result':
+        return undefined
+    }
+  }
+
+  /** A blank order number leaves the key empty: a sample is kept, no order can be told from it. */
+  #orderColumns(order: OrderRef, deviceId: string) {
+    const orderKey = isBlankOrder(order.wireHex) ? '' : order.wireHex
+    return {
+      socket: order.socket,
+      port: order.port,
+      orderKey,
+      wireHex: order.wireHex,
+      orderNo: orderKey === '' ? '' : orderNoOf(order, orderKey, deviceId),
+    }
+  }
+
+  #event(session: Session, type: string, eventId: string, orderKey: string | null, data: Record<string, unknown>): void {
+    this.#effects.appendRow(eventRow, {
+      eventId,
+      eventType: type,
+      deviceId: session.record.deviceId,
+      epoch: session.epoch,
+      orderKey,
+      atMs: this.#now.wallMs,
+      data: JSON.stringify(data),
+    })
+  }
+
+  #writeSession(session: Session, closeReason: CloseReason | null, now: Moment): void {
+    const { connection } = session
+    this.#effects.appendRow(sessionRow, {
+      deviceId: session.record.deviceId,
+      protocol: connection.protocol.name,
+      epoch: session.epoch,
+      shard: this.#options.shard,
+      connectionId: connection.birth,
+      remoteAddress: connection.remoteAddress,
+      iccid: connection.iccid,
+      openedMs: session.openedMs,
+      closedMs: closeReason === null ? null : now.wallMs,
+      closeReason,
+    })
+  }
+
+  #logUplink(
+    session: Session,
+    command: Uplink | undefined,
+    bytes: Uint8Array,
+    from: number,
+    to: number,
+    note: string | null,
+  ): void {
+    const frame = bytes.subarray(from, to)
+    this.#log(session, command, this.#head.messageId, frame, true, note, this.#now.wallMs)
+  }
+
+  #log(
+    session: Session,
+    command: Uplink | Downlink | undefined,
+    messageId: number,
+    frame: Uint8Array,
+    isUplink: boolean,
+    note: string | null,
+    nowMs: number,
+  ): void {
+    this.#effects.appendRow(commandLogRow, {
+      deviceId: session.record.deviceId,
+      epoch: session.epoch,
+      seq: this.#seq++,
+      atMs: nowMs,
+      isUplink,
+      command: command?.name ?? 'unknown',
+      code: command?.code ?? this.#head.commandKey,
+      messageId,
+      note,
+      frame,
+    })
+  }
+
+  #flushDirty(now: Moment): void {
+    for (const session of this.#dirty) {
+      if (!this.#flushSession(session, now)) return
+      this.#dirty.delete(session)
+    }
+  }
+
+  #flushSession(session: Session, now: Moment): boolean {
+    return session.record.flush(this.#effects, session.epoch, () => this.#seq++, now.wallMs)
+  }
+
+  #send(session: Session, downlink: Downlink, frame: Uint8Array, answers: Uplink, receivedMonoMs: number): void {
+    const { connection } = session
+    if (this.#effects.send(connection.id, frame, answers, receivedMonoMs))
+      this.#effects.counts.downlink(connection.protocol, downlink)
+    else this.#close(connection, 'outbound_overflow', this.#now)
+  }
+
+  // ---- replies -------------------------------------------------------------------------------------------------
+
+  #downlinkOf(protocol: Protocol, name: string): Downlink {
+    const downlink = protocol.downlinkByName.get(name)
+    if (downlink === undefined) throw new Error(`${protocol.name}: no downlink ${name}`)
+    return downlink
+  }
+
+  #encode(session: Session, downlink: Downlink, messageId: number, fields: Fields): Uint8Array {
+    const { protocol, deviceNo } = session.record
+    return protocol.encodeFrame('downlink', downlink, deviceNo, messageId, downlink.encode(fields))
+  }
+}

@@ -1,0 +1,27 @@
+/**
+ * The directory: who speaks for a device, shared by all session threads and main. An open-addressed table; a slot is
+ * taken once per device and never given back, so that the epoch of a device never goes back while the process lives.
+ *
+ * Slot, 32 bytes:
+ * - i64 key: device key + 1, 0 = empty (first writer wins by compare-and-swap; then constant)
+ * - i64 claim: epoch << 9 | shard << 1 | isOnline, changed only by compare-and-swap
+ * - i32 lastSeenS: seconds since the epoch of the last frame, plain store by the owning session thread
+ * - 12 bytes free
+ *
+ * Head, 64 bytes: i64 nextEpoch (add), i64 devices (slots taken, add).
+ */
+export const DIRECTORY = {
+  headBytes: 64,
+  slotBytes: 32,
+  nextEpoch: { slot64: 0 },
+  devices: { slot64: 1 },
+  key: { offset64: 0 },
+  claim: { offset64: 1 },
+  lastSeenS: { offset32: 4 },
+} as const
+
+export const SHARD_BITS = 8n
+export const SHARDS_MAX = 256
+
+/** Epochs of one start of the gateway: generation * 2^32 + 1 .. generation * 2^32 + 2^32 - 1. Safe to generation 2^21. */
+export const EPOCHS_PER_GENERATION = 2 ** 32

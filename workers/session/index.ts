@@ -1,0 +1,151 @@
+/**
+ * SESSION THREAD, one per shard. Owns its sockets and timers; carries bytes from the driver to the shard's logic and
+ * carries out what that asks. All decisions are in src/session.
+ */
+import { parentPort, workerData } from 'node:worker_threads'
+import { PROTOCOLS } from '../../src/protocols/index.ts'
+import { closeLog, createLog } from '../../src/main/log.ts'
+import { openCounters } from '../../src/shared/counters.ts'
+import { Directory } from '../../src/shared/directory.ts'
+import { Gate } from '../../src/shared/gate.ts'
+import { OutboxProducer } from '../../src/shared/outbox.ts'
+import type { Moment } from '../../src/session/effects.ts'
+import { Shard } from '../../src/session/shard.ts'
+import { closeDetached } from '../acceptor/handoff.ts'
+import type { Handoff } from '../acceptor/messages.ts'
+import { makeCounts } from './counts.ts'
+import { WorkerEffects } from './worker-effects.ts'
+import type { FromSession, SessionThreadOptions, ToSession } from './messages.ts'
+import { makeNetDriver } from './net-driver.ts'
+import type { SocketDriver } from './socket-driver.ts'
+
+const options = workerData as SessionThreadOptions
+const main = parentPort!
+const log = createLog({ ...options.log, thread: `session-${options.shard}` })
+const tell = (message: FromSession) => main.postMessage(message)
+
+const gate = new Gate(options.gate)
+const directory = new Directory(options.directory)
+const counters = openCounters(options.counters, options.countersThread)
+const counts = makeCounts(counters, PROTOCOLS)
+const ledger = new OutboxProducer(options.ledger, options.ledgerPosition)
+const history = new OutboxProducer(options.history, options.historyPosition)
+const protocolByIndex = new Map(PROTOCOLS.map((protocol) => [protocol.index, protocol]))
+
+const now = (): Moment => ({ wallMs: Date.now(), monoMs: performance.now() })
+
+/** Rows of the whole batch become visible together: one wake-up, one larger insert. */
+function publish(): void {
+  if (ledger.publish()) tell({ kind: 'rows', lane: 'ledger' })
+  if (history.publish()) tell({ kind: 'rows', lane: 'history' })
+}
+
+const driver: SocketDriver = makeNetDriver(
+  {
+    readable: (connection, chunk) => shard.chunkReceived(connection, chunk, now()),
+    writable: () => {},
+    closed: (connection, reason) => {
+      gate.add(options.shard, 'ended')
+      shard.connectionClosed(connection, reason, now())
+    },
+    batchEnd: () => {
+      publish()
+      effects.observeReplies()
+    },
+  },
+  { outboundBytesMax: options.outboundBytesMax },
+)
+
+const effects = new WorkerEffects({
+  counters,
+  counts,
+  driver,
+  ledger,
+  history,
+  onClosed: () => gate.add(options.shard, 'ended'),
+  askCard: (question) => tell({ kind: 'card', question }),
+  supersede: (shardIndex, deviceKey, epoch) => tell({ kind: 'supersede', shard: shardIndex, deviceKey, epoch }),
+})
+const shard = new Shard(options, directory, effects, now())
+
+function adopt(handoff: Handoff): void {
+  const protocol = protocolByIndex.get(handoff.protocol)!
+  gate.add(options.shard, 'adopted')
+  let connectionId: number
+  try {
+    connectionId = driver.adopt(handoff.descriptor)
+  } catch (error) {
+    closeDetached(handoff.descriptor)
+    gate.add(options.shard, 'ended')
+    counts.closed('handoff_failed')
+    log.warn({ event: 'handoff.failed', err: error, msg: 'descriptor refused' })
+    return
+  }
+  const at = now()
+  shard.connectionOpened(
+    { connectionId, protocol, birth: handoff.birth, remoteAddress: handoff.remoteAddress },
+    at,
+  )
+  shard.chunkReceived(connectionId, handoff.bytes, at)
+  scheduleFlush()
+}
+
+// What happens outside a driver batch (handoffs, acks, ticks) is published at the end of the same turn.
+let isFlushScheduled = false
+function scheduleFlush(): void {
+  if (isFlushScheduled) return
+  isFlushScheduled = true
+  setImmediate(() => {
+    isFlushScheduled = false
+    publish()
+    effects.observeReplies()
+  })
+}
+
+const timer = setInterval(() => {
+  shard.tick(now())
+  publish()
+}, 100)
+const second = setInterval(() => {
+  counters.set(counters.gauge('event_loop_delay_seconds', { thread: `session-${options.shard}` }), counters.loopDelaySeconds())
+}, 1_000)
+
+main.on('message', (message: ToSession) => {
+  switch (message.kind) {
+    case 'acceptor':
+      message.port.on('message', adopt)
+      break
+    case 'durable':
+      shard.durableReached(message.position, message.rejected, now())
+      break
+    case 'card':
+      shard.cardAnswered(message.questionId, message.answer, now())
+      break
+    case 'superseded':
+      shard.superseded(message.deviceKey, message.epoch, now())
+      break
+    case 'drain':
+      driver.stopReadingAll()
+      shard.flush(now())
+      publish()
+      tell({ kind: 'drained' })
+      return
+    case 'stop':
+      void stop()
+      return
+  }
+  scheduleFlush()
+})
+
+async function stop(): Promise<void> {
+  clearInterval(timer)
+  clearInterval(second)
+  shard.stop(now())
+  publish()
+  await driver.stop(1_000)
+  await closeLog()
+  tell({ kind: 'stopped' })
+  main.close()
+}
+
+tell({ kind: 'ready' })

@@ -1,0 +1,73 @@
+/** Carries out what session logic asks, on real sockets and shared memory. */
+import type { Uplink } from '../../src/codec/protocol.ts'
+import { encodeRow, type Field, type RowKind, type RowOf } from '../../src/rows/row.ts'
+import type { CardQuestion, CloseReason, Effects, SessionCounts } from '../../src/session/effects.ts'
+import { ROW_REFUSED } from '../../src/session/effects.ts'
+import { OUTBOX_FULL, type OutboxProducer } from '../../src/shared/outbox.ts'
+import type { ThreadCounters } from '../../src/shared/counters.ts'
+import type { SocketDriver } from './socket-driver.ts'
+
+export interface WorkerEffectsParts {
+  readonly counters: ThreadCounters
+  readonly counts: SessionCounts
+  readonly driver: SocketDriver
+  readonly ledger: OutboxProducer
+  readonly history: OutboxProducer
+  readonly onClosed: (connectionId: number) => void
+  readonly askCard: (question: CardQuestion) => void
+  readonly supersede: (shard: number, deviceKey: number, epoch: number) => void
+}
+
+export class WorkerEffects implements Effects {
+  readonly counts: SessionCounts
+  readonly #parts: WorkerEffectsParts
+  readonly #replySeconds = new Map<Uplink, number>()
+  // Replies of this batch that are not written yet: command and when its bytes were read.
+  readonly #unwritten: { answers: Uplink; receivedMonoMs: number }[] = []
+
+  constructor(parts: WorkerEffectsParts) {
+    this.#parts = parts
+    this.counts = parts.counts
+  }
+
+  send(connectionId: number, frame: Uint8Array, answers: Uplink, receivedMonoMs: number): boolean {
+    if (!this.#parts.driver.send(connectionId, frame)) return false
+    this.#unwritten.push({ answers, receivedMonoMs })
+    return true
+  }
+
+  /** Thread: session, at the end of a batch, when the driver has written what was queued. */
+  observeReplies(): void {
+    if (this.#unwritten.length === 0) return
+    const nowMonoMs = performance.now()
+    for (const { answers, receivedMonoMs } of this.#unwritten) {
+      let slot = this.#replySeconds.get(answers)
+      if (slot === undefined) {
+        slot = this.#parts.counters.histogram('uplink_reply_seconds', { command: answers.name })
+        this.#replySeconds.set(answers, slot)
+      }
+      this.#parts.counters.observe(slot, (nowMonoMs - receivedMonoMs) / 1_000)
+    }
+    this.#unwritten.length = 0
+  }
+
+  close(connectionId: number, _reason: CloseReason): void {
+    this.#parts.driver.close(connectionId)
+    this.#parts.onClosed(connectionId)
+  }
+
+  appendRow<F extends Record<string, Field>>(row: RowKind<F>, values: RowOf<F>): number {
+    const position = this.#parts[row.lane].append(encodeRow(row, values))
+    if (position !== OUTBOX_FULL) return position
+    this.counts.rowRefused(row.lane)
+    return ROW_REFUSED
+  }
+
+  askCard(question: CardQuestion): void {
+    this.#parts.askCard(question)
+  }
+
+  supersede(shard: number, deviceKey: number, epoch: number): void {
+    this.#parts.supersede(shard, deviceKey, epoch)
+  }
+}
