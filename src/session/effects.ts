@@ -65,6 +65,7 @@ export interface SessionCounts {
   frameError(protocol: Protocol, reason: NoiseReason): void
   connections(protocol: Protocol, change: 1 | -1): void
   closed(reason: CloseReason): void
+  devices(protocol: Protocol, change: 1 | -1): void
   takeover(): void
   fenced(what: FencedAction): void
   ackWithheld(): void

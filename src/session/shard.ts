@@ -498,6 +498,7 @@ export class Shard {
     }
     connection.sessions.push(session)
     this.#sessions.set(key, session)
+    this.#effects.counts.devices(protocol, 1)
     record.lastSeenMs = now.wallMs
     this.#noteIccid(session)
     this.#dirty.add(session)
@@ -525,6 +526,7 @@ export class Shard {
     this.#dirty.delete(session)
     if (this.#sessions.get(record.deviceKey) === session) this.#sessions.delete(record.deviceKey)
     if (session.claim === undefined) return
+    this.#effects.counts.devices(record.protocol, -1)
     if (this.#directory.giveBack(session.claim)) this.#flushSession(session, now)
     else this.#effects.counts.fenced('close')
     this.#writeSession(session, reason, now)

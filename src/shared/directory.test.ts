@@ -95,7 +95,7 @@ test('random histories of many connections and devices agree with a model', () =
             connection.isOpen = false
             for (const [key, claim] of connection.claims) {
               const standing = model.get(key)!
-              const isMine = standing.by === connection && standing.epoch === claim.epoch && standing.isOnline
+              const isMine: boolean = standing.by === connection && standing.epoch === claim.epoch && standing.isOnline
               assert.equal(directory.giveBack(claim), isMine)
               if (isMine) standing.isOnline = false
             }

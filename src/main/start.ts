@@ -1,0 +1,354 @@
+/**
+ * MAIN THREAD: the gateway from nothing to serving, from top to bottom; shutdown is the same list upwards.
+ */
+import { hostname } from 'node:os'
+import { readFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { FromSession } from '../../workers/session/messages.ts'
+import { firstApiKey } from '../config/api-keys.ts'
+import { type Config, loadConfig } from '../config/config.ts'
+import { PROTOCOLS } from '../protocols/index.ts'
+import { deviceKey } from '../codec/protocol.ts'
+import { allocateCounters, openCounters } from '../shared/counters.ts'
+import { allocateDirectory, Directory } from '../shared/directory.ts'
+import { allocateGate, Gate } from '../shared/gate.ts'
+import { allocateOutbox, OutboxConsumer } from '../shared/outbox.ts'
+import { createAdmin } from './admin/admin.ts'
+import { answerCard } from './cards.ts'
+import { endGeneration, takeGeneration } from './database/boots.ts'
+import { connect } from './database/connect.ts'
+import { type EmbeddedPostgres, startEmbeddedPostgres } from './database/embedded-postgres.ts'
+import { DatabaseHealth } from './database/health.ts'
+import { migrate } from './database/migrate.ts'
+import { EvidenceKeeper } from './evidence.ts'
+import { closeLog, createLog } from './log.ts'
+import { Maintenance } from './maintenance.ts'
+import { LaneRelay } from './relay.ts'
+import { createScrape } from './scrape.ts'
+import { Spool } from './spool.ts'
+import { Supervisor } from './supervisor.ts'
+import { metricsVocabulary } from './vocabulary.ts'
+import { Writers } from './writers.ts'
+
+const VERSION = (JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string })
+  .version
+/** Bytes of one span: large enough for batchRowsMax ordinary rows, small enough for a short transaction. */
+const SPAN_BYTES_MAX = 1_048_576
+/** Everything must be down within 15 s (contract 1); each step has its share. */
+const DRAIN_MS = 4_000
+const FLUSH_MS = 5_000
+
+/** A gateway that serves; `stop` answers what was not flushed. */
+export interface Gateway {
+  readonly tcpPort: number
+  readonly httpPort: number
+  readonly config: Config
+  stop(): Promise<readonly string[]>
+}
+
+export async function startGateway(config: Config): Promise<Gateway> {
+  const dataDir = resolve(config.dataDir)
+  const logOptions = { level: config.logLevel, serviceName: config.serviceName, env: config.env }
+  const log = createLog({ ...logOptions, thread: 'main' })
+
+  // 1. who may use the API
+  const firstKey = config.apiKeys === null ? firstApiKey(dataDir) : undefined
+  const apiKeys = config.apiKeys ?? [firstKey!.key]
+
+  // 2. the database
+  let embedded: EmbeddedPostgres | undefined
+  if (config.databaseUrl === null) embedded = await startEmbeddedPostgres({ dataDir, log })
+  const databaseUrl = config.databaseUrl ?? embedded!.url
+  const sql = connect(databaseUrl, { max: config.dbMaxConns, statementTimeoutMs: config.requestTimeoutMs })
+  const { applied } = await migrate(sql)
+  const generation = await takeGeneration(sql, { host: hostname(), pid: process.pid, release: VERSION })
+  log.info({ event: 'database.ready', isEmbedded: embedded !== undefined, applied, generation, msg: 'database ready' })
+  const maintenance = new Maintenance(sql, config, log)
+  await maintenance.prepare()
+
+  // 3. shared memory
+  const threads = ['main', 'acceptor', ...Array.from({ length: config.shards }, (_, shard) => `session-${shard}`)]
+  const countersMemory = allocateCounters(threads, metricsVocabulary(PROTOCOLS))
+  const counters = openCounters(countersMemory, 0)
+  const directoryMemory = allocateDirectory(config.devicesMax, generation)
+  const directory = new Directory(directoryMemory)
+  const gateMemory = allocateGate(config.shards)
+  const gate = new Gate(gateMemory)
+
+  // 4. writers, and the way of rows to them
+  const health = new DatabaseHealth({
+    probe: async () => {
+      await sql`select 1`
+    },
+    probeEveryMs: 250,
+    onChange: (isHere) => {
+      if (isHere) log.info({ event: 'database.returned', msg: 'database is back' })
+      else log.error({ event: 'database.lost', msg: 'database is away: settlements are not acknowledged, history spools' })
+    },
+  })
+  const writers = new Writers({
+    threads: config.writers,
+    data: { databaseUrl },
+    log,
+    counters,
+  })
+  const spool = new Spool({
+    directory: join(dataDir, 'spool'),
+    bytesMax: config.spoolBytesMax,
+    health,
+    tasks: {
+      append: (path, span) => writers.spool(path, span),
+      drain: (path, offset) => writers.drain(path, offset),
+    },
+    onDropped: (rows) => {
+      writers.dropped(rows)
+      log.error({ event: 'spool.dropped', rows, msg: 'spool is full or unwritable: history dropped' })
+    },
+    onError: (path, error) => log.error({ event: 'spool.failed', path, err: error, msg: 'spool file trouble' }),
+  })
+  const lanes = Array.from({ length: config.shards }, (_, shard) => {
+    const ledger = new OutboxConsumer(allocateOutbox(config.outboxBytes))
+    const history = new OutboxConsumer(allocateOutbox(config.outboxBytes))
+    const common = {
+      health,
+      after: (ms: number, act: () => void) => void setTimeout(act, ms),
+      insert: (span: Parameters<Writers['insert']>[0]) => writers.insert(span),
+      spansInFlightMax: config.writers,
+      batchRowsMax: config.batchRowsMax,
+      batchBytesMax: SPAN_BYTES_MAX,
+    }
+    const relays = {
+      ledger: new LaneRelay({
+        ...common,
+        lane: 'ledger',
+        consumer: ledger,
+        onDurable: (position, rejected) => supervisor.tellShard(shard, { kind: 'durable', position, rejected }),
+      }),
+      history: new LaneRelay({
+        ...common,
+        lane: 'history',
+        consumer: history,
+        onDurable: () => {},
+        spill: (span) => spool.spill(shard, span, () => relays.history.pump()),
+        isSpooling: () => spool.isSpooling(shard),
+      }),
+    }
+    return { ledger, history, relays }
+  })
+  spool.drainAll()
+
+  // 5. session threads, then the acceptor
+  const evidence = new EvidenceKeeper(sql, (count) =>
+    log.warn({ event: 'evidence.dropped', count, msg: 'evidence of refused connections dropped' }),
+  )
+  const heard = (shard: number, message: FromSession): void => {
+    switch (message.kind) {
+      case 'rows':
+        lanes[shard]!.relays[message.lane].pump()
+        return
+      case 'card': {
+        const { questionId, deviceId, cardId } = message.question
+        answerCard(sql, deviceId, cardId, Date.now())
+          .catch((error: unknown) => {
+            log.warn({ event: 'card.unanswered', err: error, msg: 'cards table could not be asked' })
+            return undefined
+          })
+          .then((answer) => supervisor.tellShard(shard, { kind: 'card', questionId, answer }))
+        return
+      }
+      case 'supersede':
+        supervisor.tellShard(message.shard, { kind: 'superseded', deviceKey: message.deviceKey, epoch: message.epoch })
+        return
+      default:
+    }
+  }
+  const supervisor: Supervisor = new Supervisor({
+    shards: config.shards,
+    log,
+    gate,
+    sessionOptions: (shard) => ({
+      shard,
+      idleTimeoutMs: config.idleTimeoutMs,
+      stateFlushMs: config.stateFlushMs,
+      seenFlushMs: config.seenFlushMs,
+      cardLookupTimeoutMs: config.cardLookupTimeoutMs,
+      ledger: lanes[shard]!.ledger.memory,
+      history: lanes[shard]!.history.memory,
+      ledgerPosition: lanes[shard]!.ledger.written,
+      historyPosition: lanes[shard]!.history.written,
+      directory: directoryMemory,
+      gate: gateMemory,
+      counters: countersMemory,
+      countersThread: 2 + shard,
+      outboundBytesMax: config.outboundBytesMax,
+      log: logOptions,
+    }),
+    acceptorOptions: {
+      host: config.tcpHost,
+      port: config.tcpPort,
+      shards: config.shards,
+      identifyTimeoutMs: config.identifyTimeoutMs,
+      // one frame of the longest kind before login, and an ICCID before it
+      identifyBytesMax: 1_024,
+      evidenceBytesMax: config.evidenceBytesMax,
+      connectionsMax: config.connectionsMax,
+      gate: gateMemory,
+      directory: directoryMemory,
+      counters: countersMemory,
+      countersThread: 1,
+      log: logOptions,
+    },
+    onSessionMessage: heard,
+    onEvidence: (message) => evidence.keep(message.items),
+    onShardLost: (shard) => {
+      const offline = directory.clearShard(shard)
+      log.warn({ event: 'shard.cleared', shard, offline, msg: 'devices of a dead session thread are offline' })
+      void maintenance.closeSessionsOf(shard, directory.nextEpoch())
+    },
+  })
+  await supervisor.startShards()
+
+  // 6. HTTP
+  const protocolOfId = (deviceId: string) => {
+    for (const protocol of PROTOCOLS) {
+      const deviceNo = protocol.parseDeviceId(deviceId)
+      if (deviceNo !== undefined) return deviceKey(protocol, deviceNo)
+    }
+    return undefined
+  }
+  const readiness = (): string[] => {
+    const reasons: string[] = []
+    if (!health.isHere) reasons.push('database: away')
+    for (const shard of supervisor.shardsDown) reasons.push(`shard ${shard}: down`)
+    if (!supervisor.isListening) reasons.push('listener: down')
+    if (isStopping) reasons.push('stopping')
+    return reasons
+  }
+  const scrape = createScrape({
+    counters: countersMemory,
+    version: VERSION,
+    gauges: {
+      rows_pending: () =>
+        lanes.map(({ relays }, shard) => ({
+          labels: { shard: String(shard) },
+          value: relays.ledger.rowsPending + relays.history.rowsPending,
+        })),
+      spool_bytes: () => [{ labels: {}, value: spool.bytes }],
+    },
+  })
+  const loopDelay = setInterval(
+    () => counters.set(counters.gauge('event_loop_delay_seconds', { thread: 'main' }), counters.loopDelaySeconds()),
+    1_000,
+  )
+  const admin = createAdmin({
+    config,
+    log,
+    sql,
+    apiKeys,
+    readiness,
+    presenceOf: (deviceId) => {
+      const key = protocolOfId(deviceId)
+      const claim = key === undefined ? undefined : directory.look(key)
+      if (claim === undefined) return undefined
+      return { online: claim.isOnline, epoch: claim.epoch, shard: claim.shard, lastSeenMs: claim.lastSeenS * 1_000 }
+    },
+    renderMetrics: () => scrape.render(),
+    observeRequest: scrape.observeRequest,
+    now: Date.now,
+  })
+  let isStopping = false
+  await admin.listen()
+  await supervisor.startAcceptor()
+  maintenance.start()
+
+  const where = {
+    devices: `tcp://${config.tcpHost}:${supervisor.tcpPort}`,
+    api: `http://${config.httpHost}:${admin.port}/api/v1`,
+    console: `http://${config.httpHost}:${admin.port}/`,
+    metrics: `http://${config.httpHost}:${admin.port}/metrics`,
+    api_key: firstKey?.path ?? 'API_KEYS',
+  }
+  // the first line of output (contract 1): where everything is
+  log.info({
+    event: 'gateway.started',
+    ...where,
+    msg: `devices ${where.devices}  api ${where.api}  console ${where.console}  metrics ${where.metrics}  key ${where.api_key}`,
+  })
+  log.flush()
+
+  return {
+    tcpPort: supervisor.tcpPort,
+    httpPort: admin.port,
+    config,
+    async stop() {
+      isStopping = true
+      const unflushed: string[] = []
+      log.info({ event: 'gateway.stopping', msg: 'stopping' })
+      // nobody new; then what was read is answered, as far as the database lets it be
+      await supervisor.stopAcceptor()
+      await supervisor.askAll('drain', 1_000)
+      if (health.isHere) await Promise.all(lanes.map(({ relays }) => relays.ledger.idle(DRAIN_MS)))
+      await supervisor.askAll('stop', 2_000)
+      // session ends and last states were written while stopping
+      await Promise.all(
+        lanes.flatMap(({ relays }) => [relays.ledger.idle(health.isHere ? FLUSH_MS : 0), relays.history.idle(FLUSH_MS)]),
+      )
+      await evidence.flush()
+      for (const [shard, { relays }] of lanes.entries()) {
+        if (!relays.ledger.isIdle)
+          unflushed.push(`shard ${shard}: ${relays.ledger.rowsPending} settlements not stored and not acknowledged`)
+        if (!relays.history.isIdle) unflushed.push(`shard ${shard}: ${relays.history.rowsPending} history rows not stored`)
+        relays.ledger.stop()
+        relays.history.stop()
+      }
+      health.stop()
+      await admin.close()
+      clearInterval(loopDelay)
+      maintenance.stop()
+      await Promise.race([writers.close(), new Promise((done) => setTimeout(done, 2_000))])
+      if (health.isHere) await endGeneration(sql, generation).catch(() => {})
+      await sql.end({ timeout: 1 })
+      await embedded?.stop()
+      for (const problem of unflushed) log.error({ event: 'gateway.unflushed', msg: problem })
+      log.info({ event: 'gateway.stopped', msg: 'stopped' })
+      await closeLog()
+      return unflushed
+    },
+  }
+}
+
+async function run(): Promise<void> {
+  let config: Config
+  try {
+    config = loadConfig()
+  } catch (error) {
+    console.error((error as Error).message)
+    process.exit(2)
+  }
+  let stopping = false
+  let gateway: Gateway | undefined
+  const stop = async (): Promise<void> => {
+    if (stopping) return
+    stopping = true
+    // a stop that hangs must not outlive the 15 s that callers wait
+    setTimeout(() => {
+      console.error('stop took longer than 14 s, ending anyway')
+      process.exit(3)
+    }, 14_000).unref()
+    const unflushed = gateway === undefined ? ['stopped before it had started'] : await gateway.stop()
+    for (const problem of unflushed) console.error(`not flushed: ${problem}`)
+    process.exit(unflushed.length === 0 ? 0 : 1)
+  }
+  process.on('SIGTERM', () => void stop())
+  process.on('SIGINT', () => void stop())
+  try {
+    gateway = await startGateway(config)
+  } catch (error) {
+    console.error(`cannot start: ${(error as Error).stack ?? error}`)
+    await closeLog()
+    process.exit(1)
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await run()

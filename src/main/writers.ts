@@ -1,0 +1,130 @@
+/**
+ * The writer pool seen from main: spans in, outcomes out, counted. A writer thread that dies is replaced by piscina and
+ * its span is simply written again: every row is idempotent.
+ */
+import { Piscina } from 'piscina'
+import type { SpanResult } from '../../workers/writer/insert.ts'
+import type { AnswerOf, WriterAnswer, WriterData, WriterTask } from '../../workers/writer/task.ts'
+import type { Span } from '../shared/outbox.ts'
+import type { ThreadCounters } from '../shared/counters.ts'
+import { ROW_RESULTS } from '../metrics/catalogue.ts'
+import { ROW_TABLES } from '../rows/index.ts'
+import type { Log } from './log.ts'
+import type { SpanOutcome } from './relay.ts'
+
+export interface WritersOptions {
+  readonly threads: number
+  readonly data: WriterData
+  readonly log: Log
+  readonly counters: ThreadCounters
+}
+
+const rangeOf = ({ memory, fromIndex, toIndex }: Span) => ({ memory, byteOffset: 0, fromIndex, toIndex })
+
+export class Writers {
+  readonly #pool: Piscina<WriterTask, WriterAnswer>
+  readonly #log: Log
+  readonly #count: (table: string, result: (typeof ROW_RESULTS)[number], n: number) => void
+  readonly #settled: (result: 'stored' | 'repeated' | 'contradicting' | 'opaque' | 'put_aside', n: number) => void
+  readonly #ordered: (outcome: 'started' | 'settled', n: number) => void
+  readonly #commit: (seconds: number) => void
+
+  constructor({ threads, data, log, counters }: WritersOptions) {
+    this.#log = log
+    this.#pool = new Piscina<WriterTask, WriterAnswer>({
+      filename: new URL('../../workers/writer/index.ts', import.meta.url).href,
+      minThreads: threads,
+      maxThreads: threads,
+      idleTimeout: Number.POSITIVE_INFINITY,
+      // a writer waits for its database connection, so its event loop must turn: no Atomics.wait
+      atomics: 'disabled',
+      workerData: data,
+    })
+    const slots = new Map<string, number>()
+    for (const table of new Set(ROW_TABLES))
+      for (const result of ROW_RESULTS)
+        slots.set(`${table} ${result}`, counters.counter('rows_total', { table, result }))
+    this.#count = (table, result, n) => {
+      const slot = slots.get(`${table} ${result}`)
+      if (n > 0 && slot !== undefined) counters.add(slot, n)
+    }
+    this.#settled = (result, n) => {
+      if (n > 0) counters.add(counters.counter('settlements_total', { result }), n)
+    }
+    this.#ordered = (outcome, n) => {
+      if (n > 0) counters.add(counters.counter('orders_total', { outcome }), n)
+    }
+    const commits = counters.histogram('row_commit_seconds')
+    this.#commit = (seconds) => counters.observe(commits, seconds)
+  }
+
+  async #run<T extends WriterTask>(task: T): Promise<AnswerOf<T['kind']>> {
+    try {
+      return (await this.#pool.run(task)) as AnswerOf<T['kind']>
+    } catch (error) {
+      // the thread died under the task, or the pool is closing: nothing is known to be written
+      this.#log.error({ event: 'writer.lost', err: error, msg: 'writer thread failed' })
+      return { ok: false, code: 'GW_THREAD_LOST', retryable: true, message: String(error) }
+    }
+  }
+
+  /** Inserts a span in one transaction. */
+  async insert(span: Span): Promise<SpanOutcome> {
+    const startedMonoMs = performance.now()
+    const answer = await this.#run({ kind: 'insert', ...rangeOf(span) })
+    if (!answer.ok) {
+      this.#log.warn({ event: 'span.refused', code: answer.code, rows: span.rows, msg: answer.message })
+      return { kind: 'away' }
+    }
+    this.#commit((performance.now() - startedMonoMs) / 1_000)
+    this.#tally(answer.result)
+    return { kind: 'stored', rejected: answer.result.rejected.map((row) => span.fromPosition + row.toByte) }
+  }
+
+  #tally({ tables, settlements, rejected }: SpanResult): void {
+    for (const [table, counts] of Object.entries(tables)) {
+      this.#count(table, 'stored', counts.inserted)
+      this.#count(table, 'repeated', counts.repeated)
+      this.#count(table, 'fenced', counts.fenced)
+    }
+    for (const row of rejected) {
+      this.#count(row.table, 'put_aside', 1)
+      if (row.table === 'settlements') this.#settled('put_aside', 1)
+      this.#log.error({ event: 'row.rejected', table: row.table, code: row.code, msg: row.reason })
+    }
+    this.#settled('stored', settlements.stored)
+    this.#settled('repeated', settlements.repeated)
+    this.#settled('contradicting', settlements.conflicting)
+    this.#settled('opaque', tables['opaque_settlements']?.inserted ?? 0)
+    this.#ordered('settled', settlements.stored)
+    this.#ordered('started', tables['orders']?.inserted ?? 0)
+  }
+
+  /** Appends a span to a spool file and syncs it. @returns bytes the file grew by */
+  async spool(path: string, span: Span): Promise<number> {
+    const answer = await this.#run({ kind: 'spool', path, ...rangeOf(span) })
+    if (!answer.ok) throw new Error(`${answer.code}: ${answer.message}`)
+    return answer.to - answer.from
+  }
+
+  /** Inserts one record of a spool file. @throws when it can neither be read nor be put aside */
+  async drain(path: string, offset: number): Promise<number | 'torn' | 'away'> {
+    const answer = await this.#run({ kind: 'drain', path, from: offset })
+    if (!answer.ok) {
+      if (answer.retryable) return 'away'
+      throw new Error(`${answer.code}: ${answer.message}`)
+    }
+    if (answer.result !== null) this.#tally(answer.result)
+    if (answer.outcome === 'torn' || answer.outcome === 'end') return 'torn'
+    return answer.next
+  }
+
+  dropped(rows: number): void {
+    // a span is not looked into when it is dropped: the table of its rows is not known
+    this.#count('cmd_log', 'dropped', rows)
+  }
+
+  async close(): Promise<void> {
+    await this.#pool.close({ force: false })
+  }
+}
