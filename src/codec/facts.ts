@@ -157,6 +157,8 @@ export type Fact =
       readonly socket: number
       readonly port: number
       readonly trigger?: number
+      /** Address of the sensor on the local bus, 0 = the device's own. */
+      readonly sensor?: number
     }
   /** The device's own clock; `deviceMs` may be 1970. */
   | { readonly fact: 'clock'; readonly deviceMs: number }
@@ -173,6 +175,8 @@ export type Fact =
       readonly raw: number
       readonly ok: boolean
       readonly reason: string
+      /** Whether the asked effect took place all the same; absent: as `ok` says. `unknown`: later reports will tell. */
+      readonly executed?: 'yes' | 'no' | 'unknown'
       readonly chunk?: number
       readonly businessNo?: number
       readonly socket?: number

@@ -5,6 +5,7 @@
  * names it in one line and nothing else does. Everything here is pure: no clock, no I/O, no globals.
  */
 import type { Fact } from './facts.ts'
+import type { ParameterDescription } from './fields.ts'
 
 /** What `findFrame` saw at the read position. */
 export const UNIT = {
@@ -53,6 +54,11 @@ export interface FrameHead {
   /** The command's data: from..to in the given bytes. */
   dataFrom: number
   dataTo: number
+  /**
+   * Set by protocols whose header tells the direction. True in what a device sent means that it echoes us: count it,
+   * never act on it and never answer, or two ends would answer each other for ever.
+   */
+  isDownlink?: boolean
 }
 
 /** What the first bytes of a connection say. */
@@ -105,6 +111,8 @@ export type Reply =
       readonly with: string
       readonly when: 'decoded' | 'durable' | 'lookup'
       readonly fields: (uplink: Fields, context: ReplyContext) => Fields | undefined
+      /** The reply opens a dialogue: it carries a message id of ours instead of the uplink's. */
+      readonly freshSequence?: true
     }
 
 interface CommandBase {
@@ -124,6 +132,8 @@ interface CommandBase {
   readonly decode: (bytes: Uint8Array, from: number, to: number) => Fields | PayloadError
   /** The command's data. */
   readonly encode: (fields: Fields) => Uint8Array
+  /** What `encode` takes, in wire order; a JSON schema for callers is made from it. */
+  readonly parameters?: readonly ParameterDescription[]
 }
 
 export interface Uplink extends CommandBase {
@@ -138,7 +148,15 @@ export interface Uplink extends CommandBase {
 export interface Downlink extends CommandBase {
   readonly direction: 'downlink'
   /** Which uplink is its result, how long to wait, how often to send in all. 'none': nothing answers. */
-  readonly result: { readonly by: string; readonly withinMs: number; readonly tries: number } | 'none'
+  readonly result:
+    | {
+        readonly by: string
+        readonly withinMs: number
+        readonly tries: number
+        /** Another uplink that some models send instead, on their own and so without our message id. */
+        readonly orBy?: string
+      }
+    | 'none'
 }
 
 export interface Protocol {

@@ -3,7 +3,7 @@ import type { CardAnswer } from '../codec/protocol.ts'
 import type { Sql } from './database/connect.ts'
 
 /** `cards.rate_mode` as in AP3000 7, 02. */
-const RATE_MODES = ['time', 'monthly', 'energy', 'per_use'] as const
+export const RATE_MODES = ['time', 'monthly', 'energy', 'per_use'] as const
 const UNREGISTERED: CardAnswer = { status: 'unregistered', rateMode: 'time', balanceFen: 0, expiresMs: null }
 
 /**

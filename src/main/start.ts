@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import type { FromSession } from '../../workers/session/messages.ts'
 import { firstApiKey } from '../config/api-keys.ts'
 import { type Config, loadConfig } from '../config/config.ts'
-import { PROTOCOLS } from '../protocols/index.ts'
+import { parseAnyDeviceId, PROTOCOLS } from '../protocols/index.ts'
 import { deviceKey } from '../codec/protocol.ts'
 import { allocateCounters, openCounters } from '../shared/counters.ts'
 import { allocateDirectory, Directory } from '../shared/directory.ts'
@@ -22,7 +22,7 @@ import { type EmbeddedPostgres, startEmbeddedPostgres } from './database/embedde
 import { DatabaseHealth } from './database/health.ts'
 import { migrate } from './database/migrate.ts'
 import { EvidenceKeeper } from './evidence.ts'
-import { closeLog, createLog } from './log.ts'
+import { closeLog, createLog, releaseLog } from './log.ts'
 import { Maintenance } from './maintenance.ts'
 import { LaneRelay } from './relay.ts'
 import { createScrape } from './scrape.ts'
@@ -50,7 +50,7 @@ export interface Gateway {
 export async function startGateway(config: Config): Promise<Gateway> {
   const dataDir = resolve(config.dataDir)
   const logOptions = { level: config.logLevel, serviceName: config.serviceName, env: config.env }
-  const log = createLog({ ...logOptions, thread: 'main' })
+  const log = createLog({ ...logOptions, thread: 'main', isHeld: true })
 
   // 1. who may use the API
   const firstKey = config.apiKeys === null ? firstApiKey(dataDir) : undefined
@@ -210,13 +210,6 @@ export async function startGateway(config: Config): Promise<Gateway> {
   await supervisor.startShards()
 
   // 6. HTTP
-  const protocolOfId = (deviceId: string) => {
-    for (const protocol of PROTOCOLS) {
-      const deviceNo = protocol.parseDeviceId(deviceId)
-      if (deviceNo !== undefined) return deviceKey(protocol, deviceNo)
-    }
-    return undefined
-  }
   const readiness = (): string[] => {
     const reasons: string[] = []
     if (!health.isHere) reasons.push('database: away')
@@ -248,11 +241,13 @@ export async function startGateway(config: Config): Promise<Gateway> {
     apiKeys,
     readiness,
     presenceOf: (deviceId) => {
-      const key = protocolOfId(deviceId)
-      const claim = key === undefined ? undefined : directory.look(key)
+      const found = parseAnyDeviceId(deviceId)
+      const claim = found === undefined ? undefined : directory.look(deviceKey(found.protocol, found.deviceNo))
       if (claim === undefined) return undefined
       return { online: claim.isOnline, epoch: claim.epoch, shard: claim.shard, lastSeenMs: claim.lastSeenS * 1_000 }
     },
+    protocolOf: (deviceId) => parseAnyDeviceId(deviceId)?.protocol.name,
+    isDatabaseHere: () => health.isHere,
     renderMetrics: () => scrape.render(),
     observeRequest: scrape.observeRequest,
     now: Date.now,
@@ -269,13 +264,14 @@ export async function startGateway(config: Config): Promise<Gateway> {
     metrics: `http://${config.httpHost}:${admin.port}/metrics`,
     api_key: firstKey?.path ?? 'API_KEYS',
   }
-  // the first line of output (contract 1): where everything is
-  log.info({
-    event: 'gateway.started',
-    ...where,
-    msg: `devices ${where.devices}  api ${where.api}  console ${where.console}  metrics ${where.metrics}  key ${where.api_key}`,
-  })
-  log.flush()
+  // the first line of output (contract 1): where everything is; then what was said while starting
+  releaseLog(() =>
+    log.info({
+      event: 'gateway.started',
+      ...where,
+      msg: `devices ${where.devices}  api ${where.api}  console ${where.console}  metrics ${where.metrics}  key ${where.api_key}`,
+    }),
+  )
 
   return {
     tcpPort: supervisor.tcpPort,
@@ -345,6 +341,7 @@ async function run(): Promise<void> {
   try {
     gateway = await startGateway(config)
   } catch (error) {
+    releaseLog()
     console.error(`cannot start: ${(error as Error).stack ?? error}`)
     await closeLog()
     process.exit(1)

@@ -41,7 +41,8 @@ export type RowOf<F extends Record<string, Field>> = {
  * `ledger`: somebody waits for the commit (settlements). Never spilled, never dropped: a full ring withholds the ack.
  * `history`: may wait; spilled to the spool while the database is away, dropped and counted when that is full too.
  */
-export type Lane = 'ledger' | 'history'
+export const LANES = ['ledger', 'history'] as const
+export type Lane = (typeof LANES)[number]
 
 export interface RowKind<F extends Record<string, Field> = Record<string, Field>> {
   /** Number in the outbox and the spool; never reused. */
@@ -187,8 +188,7 @@ export function decodeRows(bytes: Uint8Array, kinds: ReadonlyMap<number, RowKind
         }
       }
     }
-    if (at > end || end - at >= ROW_ALIGN_BYTES)
-      throw new RangeError(`row ${row.table} ends at ${at}, declared ${end}`)
+    if (at > end || end - at >= ROW_ALIGN_BYTES) throw new RangeError(`row ${row.table} ends at ${at}, declared ${end}`)
     at = end
     group.count++
   }

@@ -1,0 +1,300 @@
+/**
+ * The one schema of the configuration. Defaults < YAML file (`CONFIG_PATH`) < environment; main reads it once and
+ * passes plain values on. Whatever is wrong stops the start, all problems at once, secrets masked.
+ */
+import { readFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { parseDocument } from 'yaml'
+import * as z from 'zod'
+import { GatewayError } from '../errors/errors.ts'
+import { type ApiKey, parseApiKeys } from './api-keys.ts'
+
+const MASK = '***'
+
+interface Key<S extends z.ZodType> {
+  /** Checks the value of all three layers. */
+  readonly schema: S
+  readonly initial: () => z.input<S>
+  /** The default in words, where it is no constant. */
+  readonly initialText?: string
+  readonly unit: string
+  /** The rule in words; said when a value breaks it. */
+  readonly rule: string
+  readonly meaning: string
+  readonly isSecret?: true
+}
+
+const count = (initial: number, min: number, max: number, unit: string, meaning: string) => ({
+  schema: z.int().min(min).max(max),
+  initial: () => initial,
+  unit,
+  rule: `whole number, ${min} to ${max}`,
+  meaning,
+})
+const ms = (initial: number, min: number, max: number, meaning: string) => count(initial, min, max, 'ms', meaning)
+const days = (initial: number, what: string) =>
+  count(initial, 1, 3650, 'days', `${what} older than this are dropped`)
+const text = (initial: string, pattern: RegExp, rule: string, meaning: string) => ({
+  schema: z.string().regex(pattern),
+  initial: () => initial,
+  unit: 'text',
+  rule,
+  meaning,
+})
+const choice = <const T extends readonly [string, ...string[]]>(
+  values: T,
+  initial: T[number],
+  meaning: string,
+): Key<z.ZodType<T[number], T[number]>> => ({
+  schema: z.enum(values) as unknown as z.ZodType<T[number], T[number]>,
+  initial: () => initial,
+  unit: 'text',
+  rule: values.length === 1 ? `only ${values[0]}` : `one of ${values.join(', ')}`,
+  meaning,
+})
+const isPowerOfTwo = (value: number) => (value & (value - 1)) === 0
+
+const KEYS = {
+  env: text('dev', /^[a-z][a-z0-9_-]{0,31}$/, '1 to 32 of a-z 0-9 _ -, a letter first', 'name of the environment, in every log line'),
+  serviceName: text('pilegate', /^[a-z][a-z0-9_-]{0,63}$/, '1 to 64 of a-z 0-9 _ -, a letter first', 'name of the service, in every log line'),
+  logLevel: choice(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], 'info', 'the least level that is logged'),
+  dataDir: text('.data', /^[^\0]{1,1024}$/, '1 to 1024 characters', 'folder of the embedded database, the spool and the first API key'),
+  tcpHost: text('0.0.0.0', /^[0-9A-Za-z.:_-]{1,253}$/, 'an address or a host name', 'address on which devices are accepted'),
+  tcpPort: count(7000, 0, 65_535, 'port', 'port for devices; 0 takes a free one'),
+  httpHost: text('127.0.0.1', /^[0-9A-Za-z.:_-]{1,253}$/, 'an address or a host name', 'address of HTTP'),
+  httpPort: count(8080, 0, 65_535, 'port', 'port of HTTP; 0 takes a free one'),
+  shards: {
+    ...count(1, 1, 256, 'threads', 'session threads'),
+    initial: () => Math.max(1, availableParallelism() - 1),
+    initialText: 'cores − 1, at least 1',
+  },
+  writers: count(2, 1, 64, 'threads', 'writer threads, each with one database connection'),
+  databaseUrl: {
+    schema: z
+      .string()
+      .regex(/^postgres(?:ql)?:\/\/[^\s]+$/)
+      .nullable(),
+    initial: () => null,
+    initialText: 'unset: embedded PostgreSQL',
+    unit: 'URL',
+    rule: 'postgres://user:password@host:port/database',
+    meaning: 'the database to use instead of the embedded one',
+    isSecret: true,
+  },
+  dbMaxConns: count(10, 2, 200, 'connections', 'database connections of the main thread; each writer has one more'),
+  requestTimeoutMs: ms(10_000, 100, 120_000, 'an HTTP request that takes longer is answered with TIMEOUT'),
+  apiKeys: {
+    schema: z
+      .string()
+      .nullable()
+      .transform((value, context): readonly ApiKey[] | null => {
+        if (value === null) return null
+        const { keys, problems } = parseApiKeys(value)
+        for (const problem of problems) context.issues.push({ code: 'custom', message: problem, input: MASK })
+        return keys
+      }),
+    initial: () => null,
+    initialText: 'unset: one admin key in DATA_DIR/api-key',
+    unit: 'list',
+    rule: 'comma list of id:secret:role[:tenant[:hmac]], role viewer, operator or admin',
+    meaning: 'who may use the API',
+    isSecret: true,
+  },
+  identifyTimeoutMs: ms(5_000, 100, 600_000, 'a connection that has not said who it is by then is closed'),
+  idleTimeoutMs: ms(300_000, 1_000, 86_400_000, 'a device that is silent for this long is closed'),
+  commandSpacingMs: ms(500, 0, 60_000, 'least time between two commands to one device'),
+  ackTimeoutMs: ms(15_000, 100, 600_000, 'a command without an ack by then is sent again or given up'),
+  ackRetries: count(1, 0, 10, 'times', 'how often a command without an ack is sent again'),
+  retentionDaysCmdLog: days(30, 'rows of cmd_log'),
+  retentionDaysPortSamples: days(90, 'rows of port_samples'),
+  retentionDaysDead: days(30, 'dead commands and deliveries, and what was put aside'),
+  retentionDaysEvents: days(90, 'events'),
+  retentionDaysSessions: days(90, 'ended sessions'),
+  devicesMax: count(131_072, 16, 4_194_304, 'devices', 'devices the directory has room for, between two starts'),
+  connectionsMax: count(19_000, 1, 1_000_000, 'connections', 'one more connection of a device is closed at once'),
+  outboxBytes: {
+    ...count(8_388_608, 65_536, 1_073_741_824, 'bytes', 'rows that may wait for the database, per shard and lane'),
+    schema: z.int().min(65_536).max(1_073_741_824).refine(isPowerOfTwo),
+    rule: 'power of two, 65536 to 1073741824',
+  },
+  batchRowsMax: count(1_000, 1, 5_000, 'rows', 'rows of one transaction of a writer'),
+  stateFlushMs: ms(1_000, 10, 60_000, 'a changed state of a device or port is written after this long'),
+  seenFlushMs: ms(300_000, 1_000, 3_600_000, 'when a device was last heard is written this often'),
+  spoolBytesMax: count(268_435_456, 0, 1_099_511_627_776, 'bytes', 'history kept on disk while the database is away'),
+  evidenceBytesMax: count(256, 0, 65_536, 'bytes', 'bytes kept of a connection that is no device'),
+  outboundBytesMax: count(65_536, 4_096, 16_777_216, 'bytes', 'a device that lets more than this wait unread is closed'),
+  cardLookupTimeoutMs: ms(2_000, 50, 60_000, 'a card question without an answer by then stays unanswered'),
+  socketDriver: choice(['net'], 'net', 'how session threads move socket bytes'),
+} as const satisfies Record<string, Key<z.ZodType>>
+
+export type ConfigKey = keyof typeof KEYS
+
+type Shape = { [K in ConfigKey]: (typeof KEYS)[K]['schema'] }
+export const ConfigSchema = z.strictObject(
+  Object.fromEntries(Object.entries(KEYS).map(([name, key]) => [name, key.schema])) as unknown as Shape,
+)
+export type Config = Readonly<z.output<typeof ConfigSchema>>
+
+/** `retentionDaysCmdLog` -> `RETENTION_DAYS_CMD_LOG`. */
+export const environmentName = (key: string) => key.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase()
+
+/** What a reader of the README is told about a key. */
+export const CONFIG_KEYS: readonly {
+  readonly key: ConfigKey
+  readonly env: string
+  readonly initial: string
+  readonly unit: string
+  readonly rule: string
+  readonly meaning: string
+}[] = (Object.entries(KEYS) as [ConfigKey, Key<z.ZodType>][]).map(([name, key]) => ({
+  key: name,
+  env: environmentName(name),
+  initial: key.initialText ?? String(key.initial()),
+  unit: key.unit,
+  rule: key.rule,
+  meaning: key.meaning,
+}))
+
+/** The table in the README; a test compares. */
+export function configTable(): string {
+  const rows = CONFIG_KEYS.map(
+    ({ env, initial, unit, rule, meaning }) => `| \`${env}\` | ${initial} | ${unit} | ${rule} | ${meaning} |`,
+  )
+  return ['| name | default | unit | rule | meaning |', '| --- | --- | --- | --- | --- |', ...rows].join('\n')
+}
+
+/** One thing that is wrong with the configuration. */
+export interface ConfigProblem {
+  /** As written by the operator: `TCP_PORT` in the environment, `tcpPort` in the file. */
+  readonly key: string
+  /** Masked when the key is a secret. */
+  readonly value: string
+  readonly rule: string
+}
+
+/** The gateway does not start; `problems` has everything at once. */
+export class ConfigError extends GatewayError {
+  readonly problems: readonly ConfigProblem[]
+
+  constructor(problems: readonly ConfigProblem[]) {
+    super(
+      'GW_CONFIG_INVALID',
+      `configuration: ${problems.map(({ key, value, rule }) => `${key} = ${value}: ${rule}`).join('; ')}`,
+      { details: { problems } },
+    )
+    this.name = 'ConfigError'
+    this.problems = problems
+  }
+}
+
+/** Unknown names with these beginnings are spelling mistakes; every other unknown variable belongs to somebody else. */
+const OUR_PREFIXES = ['PILEGATE_', 'RETENTION_DAYS_']
+
+/**
+ * @param environment an empty variable counts as unset, so that `SHARDS=` in a compose file is no mistake
+ * @throws ConfigError do not start
+ */
+export function loadConfig(environment: Readonly<Record<string, string | undefined>> = process.env): Config {
+  const problems: ConfigProblem[] = []
+  const merged: Record<string, unknown> = {}
+  /** How the operator named the key. */
+  const names = new Map<string, string>()
+  for (const [name, key] of Object.entries(KEYS)) merged[name] = key.initial()
+
+  const path = environment['CONFIG_PATH']
+  if (path !== undefined && path !== '')
+    for (const [name, value] of Object.entries(readYaml(path, problems))) {
+      merged[name] = value
+      names.set(name, name)
+    }
+
+  for (const { key, env } of CONFIG_KEYS) {
+    const value = environment[env]
+    if (value === undefined || value === '') continue
+    merged[key] = /^-?\d{1,15}$/.test(value) && typeof KEYS[key].initial() === 'number' ? Number(value) : value
+    names.set(key, env)
+  }
+  for (const name of Object.keys(environment))
+    if (OUR_PREFIXES.some((prefix) => name.startsWith(prefix)) && !CONFIG_KEYS.some(({ env }) => env === name))
+      problems.push({ key: name, value: MASK, rule: `unknown name${didYouMean(name)}` })
+
+  const parsed = ConfigSchema.safeParse(merged)
+  if (!parsed.success) for (const issue of parsed.error.issues) problems.push(...problemsOf(issue, merged, names))
+  if (problems.length > 0) throw new ConfigError(problems)
+  return parsed.data!
+}
+
+function readYaml(path: string, problems: ConfigProblem[]): Record<string, unknown> {
+  let source: string
+  try {
+    source = readFileSync(path, 'utf8')
+  } catch (error) {
+    problems.push({ key: 'CONFIG_PATH', value: path, rule: `a readable file (${(error as Error).message})` })
+    return {}
+  }
+  const document = parseDocument(source, { prettyErrors: true })
+  const fault = document.errors[0]
+  if (fault !== undefined) {
+    // only the first line: the lines after it quote the file, which may hold secrets
+    problems.push({ key: 'CONFIG_PATH', value: path, rule: `YAML (${fault.message.split('\n')[0]})` })
+    return {}
+  }
+  const content: unknown = document.toJS()
+  if (content === null) return {}
+  if (typeof content !== 'object' || Array.isArray(content)) {
+    problems.push({ key: 'CONFIG_PATH', value: path, rule: 'a YAML mapping of key to value' })
+    return {}
+  }
+  return content as Record<string, unknown>
+}
+
+function problemsOf(
+  issue: z.core.$ZodIssue,
+  merged: Record<string, unknown>,
+  names: ReadonlyMap<string, string>,
+): ConfigProblem[] {
+  if (issue.code === 'unrecognized_keys')
+    return issue.keys.map((key) => ({ key, value: MASK, rule: `unknown key${didYouMean(key)}` }))
+  const key = String(issue.path[0]) as ConfigKey
+  const { rule, isSecret }: Key<z.ZodType> = KEYS[key]
+  return [
+    {
+      key: names.get(key) ?? key,
+      value: isSecret === true ? MASK : JSON.stringify(merged[key]),
+      rule: issue.code === 'custom' && key === 'apiKeys' ? `${rule} (${issue.message})` : rule,
+    },
+  ]
+}
+
+/** The known name that differs least, if it is near enough to be meant. */
+function didYouMean(unknown: string): string {
+  const plain = (name: string) => name.replace(/^PILEGATE_/, '').replace(/_/g, '').toLowerCase()
+  let nearest: { name: string; distance: number } | undefined
+  for (const { key, env } of CONFIG_KEYS) {
+    const distance = editDistance(plain(unknown), plain(key))
+    if (distance > 3 || (nearest !== undefined && nearest.distance <= distance)) continue
+    nearest = { name: /[a-z]/.test(unknown) ? key : env, distance }
+  }
+  return nearest === undefined ? '' : `; did you mean ${nearest.name}?`
+}
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, index) => index)
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= b.length; j++)
+      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)))
+    row = next
+  }
+  return row[b.length]!
+}
+
+/** The configuration as it may be logged. */
+export function printableConfig(config: Config): Readonly<Record<ConfigKey, unknown>> {
+  return Object.fromEntries(
+    (Object.entries(KEYS) as [ConfigKey, Key<z.ZodType>][]).map(([name, key]) => [
+      name,
+      key.isSecret === true && config[name] !== null ? MASK : config[name],
+    ]),
+  ) as Record<ConfigKey, unknown>
+}

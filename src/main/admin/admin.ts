@@ -1,0 +1,230 @@
+/**
+ * The HTTP endpoint: every request goes through `answer` below, whatever its route. It names the request, finds the
+ * route, learns who asks, checks input, bounds the time, turns whatever happens into one answer, and counts it.
+ *
+ * Thread: main.
+ */
+import { randomUUID } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import type * as z from 'zod'
+import { type ApiKey, ROLES, type Role } from '../../config/api-keys.ts'
+import type { Config } from '../../config/config.ts'
+import { HttpError } from '../../errors/errors.ts'
+import { databaseErrorCode, type Sql } from '../database/connect.ts'
+import type { Log } from '../log.ts'
+import { Authenticator } from './authenticate.ts'
+import { createHttpServer, type HttpAnswer, type HttpRequest } from './http-server.ts'
+import { openApiDocument } from './openapi.ts'
+import { type RawBody, type Route, Router } from './route.ts'
+import { cardRoutes, zCard } from './routes/cards.ts'
+import { deviceRoutes, type LivePresence, zDevice, zPort } from './routes/devices.ts'
+import { orderRoutes, zOrder } from './routes/orders.ts'
+import { quarantineRoutes, zQuarantineItem } from './routes/quarantine.ts'
+import { systemRoutes } from './routes/system.ts'
+
+export interface AdminOptions {
+  readonly config: Pick<Config, 'httpHost' | 'httpPort' | 'requestTimeoutMs'>
+  readonly log: Log
+  /** Own pool of the main thread; its statement timeout should not exceed requestTimeoutMs. */
+  readonly sql: Sql
+  readonly apiKeys: readonly ApiKey[]
+  /** What keeps the gateway from serving; empty: nothing. */
+  readonly readiness: () => readonly string[]
+  /** From shared memory; undefined: not heard since the start. */
+  readonly presenceOf: (deviceId: string) => LivePresence | undefined
+  /** Name of the protocol whose device ids look like this; undefined: no protocol's. */
+  readonly protocolOf: (deviceId: string) => string | undefined
+  /** False: routes that need the database answer UNAVAILABLE without asking it. */
+  readonly isDatabaseHere?: () => boolean
+  readonly renderMetrics: () => Promise<string>
+  readonly observeRequest: (route: string, status: number, seconds: number) => void
+  /** ms since the epoch */
+  readonly now: () => number
+  /** Routes of other parts of the gateway. */
+  readonly moreRoutes?: readonly Route[]
+}
+
+export interface Admin {
+  /** @throws GW_LISTEN_FAILED */
+  listen(): Promise<void>
+  /** Waits at most `withinMs` (default 2,000) for requests under way. */
+  close(withinMs?: number): Promise<void>
+  /** The real one, after `listen`. */
+  readonly port: number
+}
+
+const BODY_BYTES_MAX = 1_048_576
+const VERSION = (
+  JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as { version: string }
+).version
+/** The caller's own request id, if it is short and printable. */
+const REQUEST_ID = /^[\x21-\x7e]{1,128}$/
+
+export function createAdmin(options: AdminOptions): Admin {
+  const { config, log, sql, apiKeys, renderMetrics, readiness, observeRequest, now } = options
+  let openApiText: string | undefined
+  const routes: readonly Route[] = [
+    ...systemRoutes({ readiness, renderMetrics, version: VERSION, openApi: () => openApi() }),
+    ...deviceRoutes(options),
+    ...orderRoutes({ sql }),
+    ...cardRoutes({ sql }),
+    ...quarantineRoutes({ sql }),
+    ...(options.moreRoutes ?? []),
+  ]
+  // made when first asked for: it costs some 20 ms of the start
+  const openApi = () => {
+    openApiText ??= JSON.stringify(
+      openApiDocument(
+        routes,
+        { Device: zDevice, Port: zPort, Order: zOrder, Card: zCard, QuarantineItem: zQuarantineItem },
+        VERSION,
+      ),
+    )
+    return openApiText
+  }
+  const router = new Router(routes)
+  const authenticator = new Authenticator(apiKeys, now)
+
+  async function serve(request: HttpRequest, route: Route, params: unknown, requestId: string): Promise<HttpAnswer> {
+    let key: ApiKey | undefined
+    if (route.role !== 'public') {
+      key = await authenticator.identify(request)
+      if (!mayUse(key.role, route.role))
+        throw new HttpError('FORBIDDEN', `this needs the role ${route.role}, the key has ${key.role}`)
+      if (options.isDatabaseHere?.() === false) throw new HttpError('UNAVAILABLE', 'the database is away')
+    }
+    let status = 200
+    const context = {
+      params: checked('path', route.params, params),
+      query: checked('query', route.query, queryOf(request.query)),
+      body: route.body === undefined ? undefined : checked('body', route.body, jsonOf(await request.body)),
+      // public routes have no key in their declared context; reading it there is a mistake that must show
+      key: key as ApiKey,
+      requestId,
+      remoteAddress: request.remoteAddress,
+      setStatus: (changed: number) => {
+        status = changed
+      },
+    }
+    const result = await route.handle(context)
+    if (route.response === undefined) {
+      const { contentType, body } = result as RawBody
+      return { status, headers: [['Content-Type', contentType]], body }
+    }
+    return { status, headers: [JSON_TYPE], body: JSON.stringify(result) }
+  }
+
+  async function answer(request: HttpRequest): Promise<HttpAnswer> {
+    const startedMonoMs = performance.now()
+    const given = request.headers.get('x-request-id')
+    const requestId = given !== undefined && REQUEST_ID.test(given) ? given : randomUUID()
+    const found = router.find(request.method, request.path)
+    const pattern = found?.route.path ?? 'unmatched'
+    let result: HttpAnswer
+    try {
+      if (found === undefined) throw new HttpError('NOT_FOUND', `no ${request.method} ${request.path.slice(0, 200)}`)
+      result = await withinTime(serve(request, found.route, found.params, requestId), config.requestTimeoutMs)
+    } catch (error) {
+      const httpError = asHttpError(error)
+      // UNAVAILABLE and TIMEOUT are said by many requests at once; only what we did wrong is worth its stack
+      if (httpError.code === 'INTERNAL_ERROR')
+        log.error({ event: 'request.failed', request_id: requestId, route: pattern, err: error, msg: 'request failed' })
+      result = errorAnswer(httpError, requestId)
+    }
+    const seconds = (performance.now() - startedMonoMs) / 1000
+    observeRequest(pattern, result.status, seconds)
+    log[found === undefined || found.route.role === 'public' ? 'debug' : 'info']({
+      event: 'request.finished',
+      request_id: requestId,
+      method: request.method,
+      route: pattern,
+      status: result.status,
+      ms: Math.round(seconds * 1e6) / 1e3,
+      remoteAddress: request.remoteAddress,
+    })
+    return { ...result, headers: [...result.headers, ['X-Request-ID', requestId]] }
+  }
+
+  const server = createHttpServer({ bodyBytesMax: BODY_BYTES_MAX, answer })
+  let port = 0
+  return {
+    async listen() {
+      port = await server.listen(config.httpHost, config.httpPort)
+    },
+    close: (withinMs = 2_000) => server.close(withinMs),
+    get port() {
+      return port
+    },
+  }
+}
+
+const JSON_TYPE = ['Content-Type', 'application/json'] as const
+const mayUse = (has: Role, needs: Role) => ROLES.indexOf(has) >= ROLES.indexOf(needs)
+
+/** Rejects with TIMEOUT when the work takes too long; what it does then is not waited for. */
+async function withinTime<T>(work: Promise<T>, ms: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new HttpError('TIMEOUT', `no answer within ${ms} ms`)), ms)
+  })
+  // a late failure has nobody to tell
+  work.catch(() => {})
+  try {
+    return await Promise.race([work, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+function queryOf(text: string): Record<string, string> {
+  const values: Record<string, string> = {}
+  for (const [name, value] of new URLSearchParams(text)) {
+    if (Object.hasOwn(values, name)) throw new HttpError('INVALID_ARGUMENT', `query: ${name} is given twice`)
+    values[name] = value
+  }
+  return values
+}
+
+function jsonOf(bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes)) as unknown
+  } catch {
+    throw new HttpError('INVALID_ARGUMENT', 'body: not JSON in UTF-8')
+  }
+}
+
+function checked(where: 'path' | 'query' | 'body', schema: z.ZodType | undefined, value: unknown): unknown {
+  // a route without a query schema ignores what is asked: probes and browsers add things of their own
+  if (schema === undefined) return undefined
+  const parsed = schema.safeParse(value)
+  if (parsed.success) return parsed.data
+  const problems = parsed.error.issues.map((issue) => ({
+    field: [where, ...issue.path.map(String)].join('.'),
+    rule: issue.message,
+  }))
+  throw new HttpError('INVALID_ARGUMENT', problems.map(({ field, rule }) => `${field}: ${rule}`).join('; '), { problems })
+}
+
+/** System and driver codes that mean: nobody there. SQLSTATE classes 08 (connection), 53 (resources), 57P (stopping). */
+const AWAY = /^(?:ECONN[A-Z]+|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENOTFOUND|EAI_AGAIN|CONNECT_TIMEOUT|CONNECTION_[A-Z_]+|08...|53...|57P0.)$/
+/** The server's own limit for a statement. */
+const CANCELLED = '57014'
+
+function asHttpError(error: unknown): HttpError {
+  if (error instanceof HttpError) return error
+  const code = databaseErrorCode(error)
+  if (code !== undefined && AWAY.test(code))
+    return new HttpError('UNAVAILABLE', 'the database is away', { code }, error)
+  if (code === CANCELLED) return new HttpError('TIMEOUT', 'the database took too long', {}, error)
+  return new HttpError('INTERNAL_ERROR', 'the gateway failed; its log tells more under this request_id', {}, error)
+}
+
+function errorAnswer({ code, status, message, details }: HttpError, requestId: string): HttpAnswer {
+  return {
+    status,
+    headers: status === 401 ? [JSON_TYPE, ['WWW-Authenticate', 'Bearer']] : [JSON_TYPE],
+    body: JSON.stringify({ error: { code, message, request_id: requestId, details } }),
+    // the rest of a body that was too long is not wanted
+    ...(code === 'PAYLOAD_TOO_LARGE' ? { closesConnection: true } : {}),
+  }
+}

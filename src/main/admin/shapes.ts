@@ -1,0 +1,62 @@
+/** Pieces that several routes share: lists with cursors, times, and the envelope of errors. */
+import * as z from 'zod'
+import type { TransactionSql } from '../database/connect.ts'
+import { HTTP_ERRORS, HttpError, type HttpErrorCode } from '../../errors/errors.ts'
+
+export const LIMIT_DEFAULT = 50
+export const LIMIT_MAX = 500
+
+/** RFC 3339 UTC with milliseconds. */
+export const zTime = z.iso.datetime({ precision: 3 })
+export const timeOf = (at: Date) => at.toISOString()
+export const timeOrNull = (at: Date | null) => (at === null ? null : at.toISOString())
+
+/** A time in a query or body: RFC 3339 with any offset. */
+export const zTimeInput = z.iso.datetime({ offset: true }).transform((text) => new Date(text))
+
+export const zPageQuery = {
+  limit: z
+    .string()
+    .regex(/^\d{1,3}$/)
+    .transform(Number)
+    .refine((limit) => limit >= 1 && limit <= LIMIT_MAX)
+    .default(LIMIT_DEFAULT)
+    .describe(`Items at most, 1 to ${LIMIT_MAX}, default ${LIMIT_DEFAULT}`),
+  cursor: z.string().max(1_024).optional().describe('next_cursor of the page before'),
+}
+
+export const zPage = <T extends z.ZodType>(item: T) =>
+  z.object({ items: z.array(item), next_cursor: z.string().nullable().describe('null: this was the last page') })
+
+/** @param kind which list it belongs to: a cursor of another list is refused instead of leading somewhere odd */
+export function encodeCursor(kind: string, values: readonly string[]): string {
+  return Buffer.from(JSON.stringify([kind, ...values])).toString('base64url')
+}
+
+/** @throws HttpError INVALID_ARGUMENT not a cursor of this list */
+export function decodeCursor(kind: string, count: number, cursor: string): string[] {
+  try {
+    const [of, ...values] = JSON.parse(Buffer.from(cursor, 'base64url').toString('utf8')) as unknown[]
+    if (of === kind && values.length === count && values.every((value) => typeof value === 'string')) return values
+  } catch {}
+  throw new HttpError('INVALID_ARGUMENT', 'cursor: not a next_cursor of this list')
+}
+
+export const zError = z.object({
+  error: z.object({
+    code: z.enum(Object.keys(HTTP_ERRORS) as [HttpErrorCode, ...HttpErrorCode[]]),
+    message: z.string(),
+    request_id: z.string(),
+    details: z.record(z.string(), z.unknown()),
+  }),
+})
+
+/** `%` and `_` in what somebody searches for are letters. */
+export const likePattern = (text: string) => `%${text.replace(/[\\%_]/g, (letter) => `\\${letter}`)}%`
+
+/** `, column = value` for every entry, to go behind the first assignment of an update; null clears. */
+export function assignments(tx: TransactionSql, changes: Readonly<Record<string, unknown>>) {
+  const parts = Object.entries(changes).map(([column, value]) => tx`, ${tx(column)} = ${value as string | null}`)
+  // the driver takes a list of fragments, but not an empty one
+  return parts.length === 0 ? tx`` : parts
+}

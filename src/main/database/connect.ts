@@ -1,0 +1,86 @@
+/** How every thread opens its connections to PostgreSQL. */
+import net from 'node:net'
+import postgres from 'postgres'
+
+/** bigint columns arrive as numbers while they are safe integers, else as bigint. */
+export type Sql = postgres.Sql<{ bigint: number | bigint }>
+/** The same inside `sql.begin`. */
+export type TransactionSql = postgres.TransactionSql<{ bigint: number | bigint }>
+
+export interface ConnectOptions {
+  /** Connections at most, 1..200. */
+  readonly max: number
+  /** Seen in pg_stat_activity; default `pilegate`. */
+  readonly applicationName?: string
+  /** The server cancels (57014) a statement that runs longer; 0 = never; default 30,000. */
+  readonly statementTimeoutMs?: number
+  /** A connection attempt that takes longer is given up; default 10,000. */
+  readonly connectTimeoutMs?: number
+}
+
+interface SocketOptions {
+  readonly host: readonly string[]
+  readonly port: readonly number[]
+  readonly path: string | false
+}
+
+/**
+ * Opens a pool; no connection is made before the first query, and lost ones are replaced by themselves.
+ *
+ * Thread: any. Queries while the server is away reject within milliseconds (`ECONNREFUSED`); the first query after a
+ * restart may still reject with `57P01`, and a rejected write may have been committed: write idempotently and retry.
+ * Always close with `sql.end({ timeout })`: without a timeout it may wait for long.
+ */
+export function connect(url: string, options: ConnectOptions): Sql {
+  const settings = {
+    max: options.max,
+    // A connection that ends by itself after half an hour would end inside a writer's batch.
+    max_lifetime: null,
+    connect_timeout: (options.connectTimeoutMs ?? 10_000) / 1000,
+    // The driver's own back-off grows to 20 s; a gateway whose acks wait for commits has to be back sooner.
+    backoff: (attempt: number) => Math.min(0.05 * 2 ** attempt, 1),
+    onnotice: () => {},
+    types: { bigint: { to: 20, from: [20], serialize: String, parse: safeInteger } },
+    connection: {
+      application_name: options.applicationName ?? 'pilegate',
+      statement_timeout: options.statementTimeoutMs ?? 30_000,
+      TimeZone: 'UTC',
+    },
+    socket: openSocket,
+  }
+  return postgres(url, settings) as unknown as Sql
+}
+
+function safeInteger(digits: string): number | bigint {
+  const value = Number(digits)
+  return Number.isSafeInteger(value) ? value : BigInt(digits)
+}
+
+/**
+ * The driver never sets noDelay, which costs up to 88 ms for a small batch (Nagle against delayed ack).
+ *
+ * The socket is returned before it connects: the driver attaches its handlers one microtask later, and an attempt that
+ * fails at once would otherwise raise an unhandled error, or leave the driver waiting for a close it never sees.
+ */
+function openSocket({ host, port, path }: SocketOptions): net.Socket {
+  const socket = new net.Socket()
+  // Read by the driver for the server name of TLS.
+  Object.assign(socket, { host: host[0], port: port[0] })
+  setImmediate(() => {
+    if (socket.destroyed) return
+    try {
+      if (path) socket.connect({ path })
+      else socket.connect({ host: host[0] ?? '127.0.0.1', port: port[0] ?? 5432, noDelay: true })
+    } catch (error) {
+      // A port that is none throws here, where nobody would catch it.
+      socket.destroy(error as Error)
+    }
+  })
+  return socket
+}
+
+/** SQLSTATE (`57P01`), system (`ECONNREFUSED`) or driver (`CONNECTION_CLOSED`) code of a rejected query, else undefined. */
+export function databaseErrorCode(error: unknown): string | undefined {
+  const code = (error as { code?: unknown } | null)?.code
+  return typeof code === 'string' ? code : undefined
+}

@@ -1,0 +1,23 @@
+/** Where the label values of the metrics come from: each list has its one home, this file only gathers them. */
+import { NOISE_REASONS, type Protocol } from '../codec/protocol.ts'
+import type { Vocabulary } from '../metrics/catalogue.ts'
+import { ROW_TABLES } from '../rows/index.ts'
+import type { Lane } from '../rows/row.ts'
+import { CLOSE_REASONS, FENCED_ACTIONS } from '../session/effects.ts'
+
+const LANES = ['ledger', 'history'] as const satisfies readonly Lane[]
+
+export function metricsVocabulary(protocols: readonly Protocol[]): Vocabulary {
+  return {
+    protocols: protocols.map(({ name, uplinks, downlinks }) => ({
+      name,
+      uplinks: [...uplinks.values()].map((command) => command.name),
+      downlinks: [...downlinks.values()].map((command) => command.name),
+    })),
+    noiseReasons: NOISE_REASONS,
+    closeReasons: CLOSE_REASONS,
+    fencedActions: FENCED_ACTIONS,
+    lanes: LANES,
+    tables: ROW_TABLES,
+  }
+}
