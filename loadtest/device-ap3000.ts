@@ -198,7 +198,8 @@ export class DeviceAp3000 implements Device {
   }
 
   get outstanding(): number {
-    let count = this.#awaited.length
+    // an earlier sending of a record may be answered late, or never: the record alone counts
+    let count = this.#awaited.reduce((sum, entry) => sum + (entry.record === undefined ? 1 : 0), 0)
     for (const pile of this.#piles) count += pile.records.length
     return count
   }
@@ -617,6 +618,9 @@ export class DeviceAp3000 implements Device {
   ): void {
     if (!this.#isConnected) return
     const awaited: Awaited = { pile, command, messageId, intendedMs, onReply, ...(record && { record }) }
+    // a retransmission waits in place of its first sending: one answer is due, not two
+    const earlier = this.#awaited.findIndex((one) => one.pile === pile && one.command === command && one.messageId === messageId)
+    if (earlier >= 0) this.#awaited.splice(earlier, 1)
     this.#awaited.push(awaited)
     this.#observer.uplinkSent(nameOf(command), true)
     this.#wire.send(dny(pile.deviceNo, messageId, command, data), nowMs)

@@ -156,7 +156,8 @@ export class DeviceBkv implements Device {
   }
 
   get outstanding(): number {
-    return this.#awaited.length + this.#reports.length
+    const questions = this.#awaited.reduce((sum, entry) => sum + (entry.report === undefined ? 1 : 0), 0)
+    return questions + this.#reports.length
   }
 
   get freePorts(): number {

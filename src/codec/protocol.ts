@@ -31,6 +31,7 @@ export const NOISE_REASONS = [
   'incomplete',
   'payload_error',
   'bad_device_id',
+  'bad_direction',
 ] as const
 export type NoiseReason = (typeof NOISE_REASONS)[number]
 
@@ -111,6 +112,8 @@ export type Reply =
       readonly with: string
       readonly when: 'decoded' | 'durable' | 'lookup'
       readonly fields: (uplink: Fields, context: ReplyContext) => Fields | undefined
+      /** Durable replies of one group cannot be told apart by the device: released together, or not at all. */
+      readonly group?: (uplink: Fields) => string
       /** The reply opens a dialogue: it carries a message id of ours instead of the uplink's. */
       readonly freshSequence?: true
     }
@@ -191,6 +194,11 @@ export interface Protocol {
   /** Ids that many boards share after memory damage; a session on them is never merged across connections blindly. */
   isSharedDefaultId(deviceNo: number): boolean
   newMemory(): DeviceMemory
+  /**
+   * The device's order numbers come round again (BKV: 16 bits): the number alone does not name an order, the database
+   * decides which one is meant (workers/writer).
+   */
+  readonly reusesOrderNumbers?: true
 }
 
 /** Result of a lookup whose device key is one safe integer over all protocols: index * 2^47 + deviceNo. */

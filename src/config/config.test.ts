@@ -126,7 +126,7 @@ test('the printable configuration has every key and no secret', () => {
 
 test('the table has one row per key, with its name in the environment', () => {
   const table = configTable()
-  for (const name of ['RETENTION_DAYS_CMD_LOG', 'DB_MAX_CONNS', 'BATCH_WAIT_MS_MAX', 'SPOOL_BYTES_MAX', 'ENV'])
+  for (const name of ['RETENTION_DAYS_CMD_LOG', 'DB_MAX_CONNS', 'CARD_LOOKUP_TIMEOUT_MS', 'SPOOL_BYTES_MAX', 'ENV'])
     assert.match(table, new RegExp(`^\\| \`${name}\` \\|`, 'm'))
   assert.equal(table.split('\n').length, 2 + Object.keys(ConfigSchema.shape).length)
 })

@@ -32,8 +32,7 @@ const count = (initial: number, min: number, max: number, unit: string, meaning:
   meaning,
 })
 const ms = (initial: number, min: number, max: number, meaning: string) => count(initial, min, max, 'ms', meaning)
-const days = (initial: number, what: string) =>
-  count(initial, 1, 3650, 'days', `${what} older than this are dropped`)
+const days = (initial: number, what: string) => count(initial, 1, 3650, 'days', `${what} older than this are dropped`)
 const text = (initial: string, pattern: RegExp, rule: string, meaning: string) => ({
   schema: z.string().regex(pattern),
   initial: () => initial,
@@ -55,11 +54,35 @@ const choice = <const T extends readonly [string, ...string[]]>(
 const isPowerOfTwo = (value: number) => (value & (value - 1)) === 0
 
 const KEYS = {
-  env: text('dev', /^[a-z][a-z0-9_-]{0,31}$/, '1 to 32 of a-z 0-9 _ -, a letter first', 'name of the environment, in every log line'),
-  serviceName: text('pilegate', /^[a-z][a-z0-9_-]{0,63}$/, '1 to 64 of a-z 0-9 _ -, a letter first', 'name of the service, in every log line'),
-  logLevel: choice(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], 'info', 'the least level that is logged'),
-  dataDir: text('.data', /^[^\0]{1,1024}$/, '1 to 1024 characters', 'folder of the embedded database, the spool and the first API key'),
-  tcpHost: text('0.0.0.0', /^[0-9A-Za-z.:_-]{1,253}$/, 'an address or a host name', 'address on which devices are accepted'),
+  env: text(
+    'dev',
+    /^[a-z][a-z0-9_-]{0,31}$/,
+    '1 to 32 of a-z 0-9 _ -, a letter first',
+    'name of the environment, in every log line',
+  ),
+  serviceName: text(
+    'pilegate',
+    /^[a-z][a-z0-9_-]{0,63}$/,
+    '1 to 64 of a-z 0-9 _ -, a letter first',
+    'name of the service, in every log line',
+  ),
+  logLevel: choice(
+    ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
+    'info',
+    'the least level that is logged',
+  ),
+  dataDir: text(
+    '.data',
+    /^[^\0]{1,1024}$/,
+    '1 to 1024 characters',
+    'folder of the embedded database, the spool and the first API key',
+  ),
+  tcpHost: text(
+    '0.0.0.0',
+    /^[0-9A-Za-z.:_-]{1,253}$/,
+    'an address or a host name',
+    'address on which devices are accepted',
+  ),
   tcpPort: count(7000, 0, 65_535, 'port', 'port for devices; 0 takes a free one'),
   httpHost: text('127.0.0.1', /^[0-9A-Za-z.:_-]{1,253}$/, 'an address or a host name', 'address of HTTP'),
   httpPort: count(8080, 0, 65_535, 'port', 'port of HTTP; 0 takes a free one'),
@@ -111,7 +134,7 @@ const KEYS = {
   retentionDaysEvents: days(90, 'events'),
   retentionDaysSessions: days(90, 'ended sessions'),
   devicesMax: count(131_072, 16, 4_194_304, 'devices', 'devices the directory has room for, between two starts'),
-  connectionsMax: count(19_000, 1, 1_000_000, 'connections', 'one more connection of a device is closed at once'),
+  connectionsMax: count(19_000, 1, 1_000_000, 'connections', 'connections of devices; one more is closed at once'),
   outboxBytes: {
     ...count(8_388_608, 65_536, 1_073_741_824, 'bytes', 'rows that may wait for the database, per shard and lane'),
     schema: z.int().min(65_536).max(1_073_741_824).refine(isPowerOfTwo),
@@ -122,7 +145,13 @@ const KEYS = {
   seenFlushMs: ms(300_000, 1_000, 3_600_000, 'when a device was last heard is written this often'),
   spoolBytesMax: count(268_435_456, 0, 1_099_511_627_776, 'bytes', 'history kept on disk while the database is away'),
   evidenceBytesMax: count(256, 0, 65_536, 'bytes', 'bytes kept of a connection that is no device'),
-  outboundBytesMax: count(65_536, 4_096, 16_777_216, 'bytes', 'a device that lets more than this wait unread is closed'),
+  outboundBytesMax: count(
+    65_536,
+    4_096,
+    16_777_216,
+    'bytes',
+    'a device that lets more than this wait unread is closed',
+  ),
   cardLookupTimeoutMs: ms(2_000, 50, 60_000, 'a card question without an answer by then stays unanswered'),
   socketDriver: choice(['net'], 'net', 'how session threads move socket bytes'),
 } as const satisfies Record<string, Key<z.ZodType>>
@@ -268,7 +297,11 @@ function problemsOf(
 
 /** The known name that differs least, if it is near enough to be meant. */
 function didYouMean(unknown: string): string {
-  const plain = (name: string) => name.replace(/^PILEGATE_/, '').replace(/_/g, '').toLowerCase()
+  const plain = (name: string) =>
+    name
+      .replace(/^PILEGATE_/, '')
+      .replace(/_/g, '')
+      .toLowerCase()
   let nearest: { name: string; distance: number } | undefined
   for (const { key, env } of CONFIG_KEYS) {
     const distance = editDistance(plain(unknown), plain(key))

@@ -1,3 +1,4 @@
+// biome-ignore-all lint/suspicious/noThenProperty: what comes next, in words; nothing awaits a catalogue
 /**
  * Every error code of the gateway, in two catalogues: what goes wrong inside (`ERRORS`) and what an HTTP caller is told
  * (`HTTP_ERRORS`). Codes are added, never renamed: logs, alerts and callers match on them.

@@ -3,8 +3,8 @@
  * process itself. Thread: main. A scrape costs 1-3 ms.
  */
 import { collectDefaultMetrics, Histogram, type Metric, Registry } from 'prom-client'
-import { type MainGauge, METRIC_PREFIX, METRICS, THREAD_METRICS } from '../metrics/catalogue.ts'
 import type { ThreadCounter, ThreadGauge, ThreadHistogram } from '../metrics/catalogue.ts'
+import { type MainGauge, METRIC_PREFIX, METRICS, THREAD_METRICS } from '../metrics/catalogue.ts'
 import { type CounterSample, CountersReader, type HistogramSample } from '../shared/counters.ts'
 
 export interface ScrapeOptions {

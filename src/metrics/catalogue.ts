@@ -175,8 +175,7 @@ export const METRICS = {
     type: 'counter',
     help: 'Rows taken out of the outbox, by what became of them',
     labels: ['table', 'result'],
-    combinations: ({ tables }) =>
-      unique(tables).flatMap((table) => ROW_RESULTS.map((result) => [table, result])),
+    combinations: ({ tables }) => unique(tables).flatMap((table) => ROW_RESULTS.map((result) => [table, result])),
   },
   row_commit_seconds: {
     from: 'threads',

@@ -32,6 +32,7 @@ export class DeviceRecord {
   lastSeenMs = 0
   isRegistered = false
   #writtenSeenMs = 0
+  #sequence = 0
   /** The value last written, per column: a repeated fact is no change. */
   #written: PendingInfo = {}
   #pending: PendingInfo = {}
@@ -55,6 +56,12 @@ export class DeviceRecord {
     this.#written = {}
     this.#ports.clear()
     this.#hasDirtyPort = false
+  }
+
+  /** A message id of ours for this device: unique among commands in flight, never 0, also after a restart (BKV 2). */
+  nextSequence(nowMs: number): number {
+    this.#sequence = Math.max(this.#sequence + 1, Math.floor(nowMs / 1000)) % 2 ** 32 || 1
+    return this.#sequence
   }
 
   /** Something changed that should be written soon. */

@@ -1,5 +1,6 @@
 /** Names of orders that come from devices: what two reports of one order share, and what we call it outside. */
 import type { Fact, OrderRef } from '../codec/facts.ts'
+import type { Protocol } from '../codec/protocol.ts'
 import { eventIdOf } from '../events/event-id.ts'
 
 type Settlement = Extract<Fact, { fact: 'settlement' }>
@@ -13,11 +14,19 @@ export const isBlankOrder = (wireHex: string) => /^(?:0*|f*)$/.test(wireHex)
  * The wire order number, where the device sent one. Old models leave it blank for card orders; all their settlements
  * would be one, so there the content stands in: a repeat differs in msgId and sending time only (AP3000 7, 03).
  */
-export function orderKeyOf(settlement: Settlement): string {
+export function orderKeyOf(settlement: Settlement, protocol: Protocol): string {
   const { wireHex } = settlement.order
-  if (!isBlankOrder(wireHex)) return wireHex
+  if (!isBlankOrder(wireHex)) return wireKeyOf(settlement.order, protocol)
   const { cardId, durationS, energyRaw, maxPowerW, endReasonRaw } = settlement
   return `blank:${cardId ?? ''}:${durationS}:${energyRaw}:${maxPowerW}:${endReasonRaw ?? ''}`
+}
+
+/** Before a number that comes round again: the writer looks up which order is meant. */
+export const REUSED_MARK = '~'
+
+/** The wire number as a key, marked where it names an order only for a while. */
+export function wireKeyOf(order: OrderRef, protocol: Protocol): string {
+  return protocol.reusesOrderNumbers === true ? REUSED_MARK + order.wireHex : order.wireHex
 }
 
 /**
@@ -27,6 +36,8 @@ export function orderKeyOf(settlement: Settlement): string {
 export function orderNoOf(order: OrderRef, orderKey: string, deviceId: string): string {
   const { wireHex } = order
   if (isBlankOrder(wireHex)) return `${deviceId}-${order.port}-${eventIdOf(orderKey).slice(0, 12)}`
+  // four digits name an order inside one port of one device only
+  if (wireHex.length < 16) return `${deviceId}-${order.socket}-${order.port}-${wireHex}`
   const trimmed = wireHex.replace(/(?:00)+$/, '')
   const isPrintable = trimmed.length >= 8 && /^(?:2[1-9a-f]|[3-6][0-9a-f]|7[0-9a-e])+$/.test(trimmed)
   return isPrintable ? Buffer.from(trimmed, 'hex').toString('latin1') : wireHex

@@ -36,7 +36,8 @@ import {
 import type { Claim, Directory, StandingWords } from '../shared/directory.ts'
 import { DeviceRecord } from './device-record.ts'
 import { type CloseReason, type Effects, type Moment, ROW_REFUSED } from './effects.ts'
-import { isBlankOrder, orderKeyOf, orderNoOf } from './order-key.ts'
+import { isBlankOrder, orderKeyOf, orderNoOf, wireKeyOf } from './order-key.ts'
+import { PendingAcks, type WaitingAck } from './pending-acks.ts'
 import { TimingWheel } from './timing-wheel.ts'
 
 export interface ShardOptions {
@@ -82,8 +83,7 @@ interface Connection {
   isClosed: boolean
 }
 
-interface PendingAck {
-  readonly position: number
+interface PendingAck extends WaitingAck {
   readonly session: Session
   readonly frame: Uint8Array
   readonly answers: Uplink
@@ -123,9 +123,7 @@ export class Shard {
   readonly #dirty = new Set<Session>()
   readonly #halfFrames = new Set<Connection>()
   readonly #wheel: TimingWheel
-  /** Acks waiting for the ledger lane, in order of position. */
-  readonly #acks: PendingAck[] = []
-  #acksFrom = 0
+  readonly #acks = new PendingAcks<PendingAck>()
   readonly #cards = new Map<number, PendingCard>()
   #questionId = 0
   #seq = 0
@@ -156,7 +154,7 @@ export class Shard {
 
   /** Acks that wait for the database. */
   get acksPending(): number {
-    return this.#acks.length - this.#acksFrom
+    return this.#acks.count
   }
 
   // ---- what happens to a shard ---------------------------------------------------------------------------------
@@ -208,25 +206,11 @@ export class Shard {
   /** Every ledger row before `position` is committed, except the ones in `rejected`, whose acks are never sent. */
   durableReached(position: number, rejected: readonly number[], now: Moment): void {
     this.#now = now
-    while (this.#acksFrom < this.#acks.length) {
-      const ack = this.#acks[this.#acksFrom]!
-      if (ack.position > position) break
-      this.#acksFrom++
-      if (rejected.includes(ack.position)) {
-        this.#effects.counts.ackWithheld()
-        continue
-      }
-      if (ack.session.connection.isClosed || !this.#isStanding(ack.session)) {
-        this.#effects.counts.fenced('ack')
-        continue
-      }
-      this.#send(ack.session, ack.downlink, ack.frame, ack.answers, ack.receivedMonoMs)
-    }
-    // drop the answered part once it is the larger one: amortised constant, no shift per ack
-    if (this.#acksFrom > 256 && this.#acksFrom * 2 > this.#acks.length) {
-      this.#acks.splice(0, this.#acksFrom)
-      this.#acksFrom = 0
-    }
+    const withheld = this.#acks.reached(position, rejected, now.monoMs, (ack) => {
+      if (ack.session.connection.isClosed || !this.#isStanding(ack.session)) this.#effects.counts.fenced('ack')
+      else this.#send(ack.session, ack.downlink, ack.frame, ack.answers, ack.receivedMonoMs)
+    })
+    for (let count = 0; count < withheld; count++) this.#effects.counts.ackWithheld()
   }
 
   /** @param answer undefined: the cards table could not be asked; the device is not answered and decides by itself */
@@ -235,25 +219,23 @@ export class Shard {
     if (pending === undefined) return
     this.#now = now
     this.#cards.delete(questionId)
-    if (answer === undefined) {
-      this.#effects.counts.cardLookup('unavailable')
-      return
-    }
     const { session } = pending
     if (session.connection.isClosed || !this.#isStanding(session)) {
       this.#effects.counts.fenced('card_reply')
       return
     }
-    this.#effects.counts.cardLookup('answered')
+    this.#effects.counts.cardLookup(answer === undefined ? 'unavailable' : 'answered')
+    // without an answer the protocol decides: BKV refuses at once, AP3000 has no word for it and stays silent
     const reply = pending.reply.fields(pending.fields, {
       nowMs: now.wallMs,
       memory: session.record.memory,
-      card: answer,
+      ...(answer !== undefined && { card: answer }),
     })
     if (reply === undefined) return
     const downlink = this.#downlinkOf(session.record.protocol, pending.reply.with)
-    const frame = this.#encode(session, downlink, pending.messageId, reply)
-    this.#log(session, downlink, pending.messageId, frame, false, null, now.wallMs)
+    const messageId = pending.reply.freshSequence === true ? session.record.nextSequence(now.wallMs) : pending.messageId
+    const frame = this.#encode(session, downlink, messageId, reply)
+    this.#log(session, downlink, messageId, frame, false, null, now.wallMs)
     this.#send(session, downlink, frame, pending.command, pending.receivedMonoMs)
   }
 
@@ -340,6 +322,11 @@ export class Shard {
       this.#effects.counts.frameError(protocol, 'bad_device_id')
       return
     }
+    if (head.isDownlink === true) {
+      // our own frame, echoed: an answer would be echoed too
+      this.#effects.counts.frameError(protocol, 'bad_direction')
+      return
+    }
     const session = this.#sessionOf(connection, head.deviceNo)
     if (session === undefined) return
     const { record } = session
@@ -389,19 +376,23 @@ export class Shard {
     const answer = reply.fields(fields, { nowMs: now.wallMs, memory: session.record.memory })
     if (answer === undefined) return
     const downlink = this.#downlinkOf(protocol, reply.with)
-    const frame = this.#encode(session, downlink, messageId, answer)
+    const replyId = reply.freshSequence === true ? session.record.nextSequence(now.wallMs) : messageId
+    const frame = this.#encode(session, downlink, replyId, answer)
     if (reply.when === 'decoded') {
       this.#send(session, downlink, frame, command, now.monoMs)
       return
     }
     if (storedAt === undefined)
       throw new Error(`${protocol.name} ${command.name}: reply when durable, but no fact of it is stored`)
+    const group = reply.group === undefined ? undefined : `${session.record.deviceKey} ${reply.group(fields)}`
+    const about = group === undefined ? '' : `${command.name} ${fields['port']} ${fields['businessNo']}`
     if (storedAt === ROW_REFUSED) {
       // the device keeps its copy and sends it again (AP3000 7, 03)
       this.#effects.counts.ackWithheld()
+      if (group !== undefined) this.#acks.refuse(group, about, now.monoMs)
       return
     }
-    this.#acks.push({ position: storedAt, session, frame, answers: command, downlink, receivedMonoMs: now.monoMs })
+    this.#acks.add({ position: storedAt, group, about, session, frame, answers: command, downlink, receivedMonoMs: now.monoMs })
   }
 
   #askCard(
@@ -610,7 +601,7 @@ export class Shard {
         )
         this.#effects.appendRow(progressRow, {
           ...base,
-          ...this.#orderColumns(order, deviceId),
+          ...this.#orderColumns(order, record),
           seq: this.#seq++,
           origin: fact.origin,
           cardId: fact.cardId ?? null,
@@ -635,14 +626,14 @@ export class Shard {
       case 'orderConfirmed':
         return this.#effects.appendRow(orderStartRow, {
           ...base,
-          ...this.#orderColumns(fact.order, deviceId),
+          ...this.#orderColumns(fact.order, record),
           origin: fact.origin,
           cardId: fact.cardId ?? null,
           durationS: fact.durationS,
           atMs: nowMs,
         })
       case 'settlement': {
-        const orderKey = orderKeyOf(fact)
+        const orderKey = orderKeyOf(fact, record.protocol)
         return this.#effects.appendRow(settlementRow, {
           ...base,
           seq: this.#seq++,
@@ -700,14 +691,14 @@ export class Shard {
   }
 
   /** A blank order number leaves the key empty: a sample is kept, no order can be told from it. */
-  #orderColumns(order: OrderRef, deviceId: string) {
-    const orderKey = isBlankOrder(order.wireHex) ? '' : order.wireHex
+  #orderColumns(order: OrderRef, record: DeviceRecord) {
+    const orderKey = isBlankOrder(order.wireHex) ? '' : wireKeyOf(order, record.protocol)
     return {
       socket: order.socket,
       port: order.port,
       orderKey,
       wireHex: order.wireHex,
-      orderNo: orderKey === '' ? '' : orderNoOf(order, orderKey, deviceId),
+      orderNo: orderKey === '' ? '' : orderNoOf(order, orderKey, record.deviceId),
     }
   }
 

@@ -31,7 +31,9 @@ describe('counters', () => {
     const labels = { protocol: 'plover', direction: 'uplink', command: 'settle' }
     a.add(a.counter('frames_total', labels))
     b.add(b.counter('frames_total', labels), 41)
-    const sample = new CountersReader(memory).samples('frames_total').find(({ labels: { command } }) => command === 'settle')
+    const sample = new CountersReader(memory)
+      .samples('frames_total')
+      .find(({ labels: { command } }) => command === 'settle')
     assert.deepEqual(sample, { labels, value: 42 })
   })
 
@@ -43,7 +45,10 @@ describe('counters', () => {
     main.observe(main.histogram('row_commit_seconds'), 0.002)
     assert.equal(reader.samples('closed_total').find(({ labels }) => labels['reason'] === 'idle')?.value, 0)
     assert.equal(reader.samples('accepted_total')[0]?.value, 0)
-    assert.equal(reader.samples('orders_total').reduce((sum, { value }) => sum + value, 0), 0)
+    assert.equal(
+      reader.samples('orders_total').reduce((sum, { value }) => sum + value, 0),
+      0,
+    )
   })
 
   test('buckets hold what is at most their bound', () => {
@@ -115,7 +120,6 @@ describe('scrape', () => {
     counters: memory,
     version: '1.2.3',
     gauges: {
-      devices_online: () => [{ labels: { protocol: 'plover' }, value: 7 }],
       rows_pending: () => [{ labels: { shard: '0' }, value: 3 }],
       spool_bytes: () => {
         throw new Error('the folder is gone')
@@ -129,9 +133,12 @@ describe('scrape', () => {
     const text = await scrape.render()
     for (const [name, { type }] of Object.entries(METRICS))
       assert.match(text, new RegExp(`^# TYPE ${METRIC_PREFIX}${name} ${type}$`, 'm'))
-    assert.match(text, /^pilegate_devices_online\{protocol="plover"\} 7$/m)
+    assert.match(text, /^pilegate_connections\{protocol="plover"\} 0$/m)
     assert.match(text, /^pilegate_build_info\{version="1\.2\.3",node="[\d.]+"\} 1$/m)
-    assert.match(text, /^pilegate_http_request_seconds_bucket\{le="0\.005",route="\/api\/v1\/devices",status="200"\} 1$/m)
+    assert.match(
+      text,
+      /^pilegate_http_request_seconds_bucket\{le="0\.005",route="\/api\/v1\/devices",status="200"\} 1$/m,
+    )
     assert.match(text, /^process_resident_memory_bytes /m)
   })
 

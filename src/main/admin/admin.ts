@@ -202,13 +202,18 @@ function checked(where: 'path' | 'query' | 'body', schema: z.ZodType | undefined
     field: [where, ...issue.path.map(String)].join('.'),
     rule: issue.message,
   }))
-  throw new HttpError('INVALID_ARGUMENT', problems.map(({ field, rule }) => `${field}: ${rule}`).join('; '), { problems })
+  throw new HttpError('INVALID_ARGUMENT', problems.map(({ field, rule }) => `${field}: ${rule}`).join('; '), {
+    problems,
+  })
 }
 
 /** System and driver codes that mean: nobody there. SQLSTATE classes 08 (connection), 53 (resources), 57P (stopping). */
-const AWAY = /^(?:ECONN[A-Z]+|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENOTFOUND|EAI_AGAIN|CONNECT_TIMEOUT|CONNECTION_[A-Z_]+|08...|53...|57P0.)$/
+const AWAY =
+  /^(?:ECONN[A-Z]+|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENOTFOUND|EAI_AGAIN|CONNECT_TIMEOUT|CONNECTION_[A-Z_]+|08...|53...|57P0.)$/
 /** The server's own limit for a statement. */
 const CANCELLED = '57014'
+/** Values that pass our schemas and not the database: a NUL in a text, a cursor with the 31st of February. */
+const BAD_VALUE = /^22...$/
 
 function asHttpError(error: unknown): HttpError {
   if (error instanceof HttpError) return error
@@ -216,6 +221,8 @@ function asHttpError(error: unknown): HttpError {
   if (code !== undefined && AWAY.test(code))
     return new HttpError('UNAVAILABLE', 'the database is away', { code }, error)
   if (code === CANCELLED) return new HttpError('TIMEOUT', 'the database took too long', {}, error)
+  if (code !== undefined && BAD_VALUE.test(code))
+    return new HttpError('INVALID_ARGUMENT', 'the database does not take one of the values', { code }, error)
   return new HttpError('INTERNAL_ERROR', 'the gateway failed; its log tells more under this request_id', {}, error)
 }
 

@@ -79,7 +79,8 @@ export class Authenticator {
     // no early end: the time must not tell which key it was
     for (const known of this.#keys) if (timingSafeEqual(known.digest, digest)) found = known.key
     if (found === undefined) throw new HttpError('UNAUTHENTICATED', 'unknown key')
-    if (found.isHmacOnly) throw new HttpError('UNAUTHENTICATED', 'this key is for signatures only (X-Api-Key, X-Signature)')
+    if (found.isHmacOnly)
+      throw new HttpError('UNAUTHENTICATED', 'this key is for signatures only (X-Api-Key, X-Signature)')
     return found
   }
 

@@ -71,7 +71,12 @@ const REASONS: Readonly<Record<number, string>> = {
 
 /** The typings lack the form with a host and options. */
 interface ExclusiveListen {
-  listen(host: string, port: number, options: number, callback: (socket: Parameters<typeof us_listen_socket_close>[0] | false) => void): void
+  listen(
+    host: string,
+    port: number,
+    options: number,
+    callback: (socket: Parameters<typeof us_listen_socket_close>[0] | false) => void,
+  ): void
 }
 
 /** Thread: main only; a worker that holds an app cannot be terminated without ending the process. */
@@ -121,14 +126,19 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
       try {
         response.cork(() => write(response, answer, method === 'HEAD', isClosing))
       } catch {
-        response.close()
+        // never out of here: this runs behind a promise, and the process would end
+        try {
+          response.close()
+        } catch {}
       }
     }
     let method = ''
     try {
       method = raw.getCaseSensitiveMethod().toUpperCase()
       const headers = new Map<string, string>()
-      raw.forEach((name, value) => headers.set(name, value))
+      raw.forEach((name, value) => {
+        headers.set(name, value)
+      })
       const request: HttpRequest = {
         method,
         path: raw.getUrl(),

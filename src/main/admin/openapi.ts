@@ -12,7 +12,10 @@ const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` })
 
 /** `GET /api/v1/devices/{device_id}` -> `getDevicesDeviceId`. */
 function operationId({ method, path }: Route): string {
-  const words = path.replace('/api/v1', '').split(/[^A-Za-z0-9]+/).filter((word) => word !== '')
+  const words = path
+    .replace('/api/v1', '')
+    .split(/[^A-Za-z0-9]+/)
+    .filter((word) => word !== '')
   return method.toLowerCase() + words.map((word) => word[0]!.toUpperCase() + word.slice(1)).join('')
 }
 
@@ -102,7 +105,12 @@ function operation(route: Route, answerRef: (schema: z.ZodType) => Json): Json {
     parameters: [...parametersOf(route.params, 'path'), ...parametersOf(route.query, 'query')],
     ...(route.body === undefined
       ? {}
-      : { requestBody: { required: true, content: { 'application/json': { schema: ref(`${operationId(route)}Body`) } } } }),
+      : {
+          requestBody: {
+            required: true,
+            content: { 'application/json': { schema: ref(`${operationId(route)}Body`) } },
+          },
+        }),
     responses,
   }
 }

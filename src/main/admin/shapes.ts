@@ -1,7 +1,7 @@
 /** Pieces that several routes share: lists with cursors, times, and the envelope of errors. */
 import * as z from 'zod'
-import type { TransactionSql } from '../database/connect.ts'
 import { HTTP_ERRORS, HttpError, type HttpErrorCode } from '../../errors/errors.ts'
+import type { TransactionSql } from '../database/connect.ts'
 
 export const LIMIT_DEFAULT = 50
 export const LIMIT_MAX = 500
@@ -15,11 +15,11 @@ export const timeOrNull = (at: Date | null) => (at === null ? null : at.toISOStr
 export const zTimeInput = z.iso.datetime({ offset: true }).transform((text) => new Date(text))
 
 export const zPageQuery = {
-  limit: z
-    .string()
-    .regex(/^\d{1,3}$/)
-    .transform(Number)
-    .refine((limit) => limit >= 1 && limit <= LIMIT_MAX)
+  limit: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(LIMIT_MAX)
     .default(LIMIT_DEFAULT)
     .describe(`Items at most, 1 to ${LIMIT_MAX}, default ${LIMIT_DEFAULT}`),
   cursor: z.string().max(1_024).optional().describe('next_cursor of the page before'),

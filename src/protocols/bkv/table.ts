@@ -114,4 +114,6 @@ export const bkv: Protocol = {
   // No default id is documented or seen; erased memory reads as all zeros or, in BCD, as all nines.
   isSharedDefaultId: (deviceNo) => deviceNo <= 0 || deviceNo === DEVICE_NO_MAX,
   newMemory: () => ({}),
+  // business numbers have 16 bits and start over with a replaced board (BKV 9)
+  reusesOrderNumbers: true,
 }

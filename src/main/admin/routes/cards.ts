@@ -4,7 +4,17 @@ import { RATE_MODES } from '../../cards.ts'
 import type { Sql } from '../../database/connect.ts'
 import { writeAudit } from '../audit.ts'
 import { defineRoute, type Route } from '../route.ts'
-import { assignments, decodeCursor, encodeCursor, timeOf, timeOrNull, zPage, zPageQuery, zTime, zTimeInput } from '../shapes.ts'
+import {
+  assignments,
+  decodeCursor,
+  encodeCursor,
+  timeOf,
+  timeOrNull,
+  zPage,
+  zPageQuery,
+  zTime,
+  zTimeInput,
+} from '../shapes.ts'
 
 const CARD_STATUSES = ['active', 'blocked', 'lost'] as const
 const BALANCE_FEN_MAX = 2 ** 31 - 1

@@ -106,7 +106,7 @@ const zDeviceBody = z.strictObject({
   site: text(200),
   name: text(200),
   model_profile: text(100),
-  tariff: z.record(z.string(), z.json()).nullable().optional(),
+  tariff: z.record(z.string(), z.unknown()).nullable().optional(),
 })
 
 /** What shared memory says about a device. */

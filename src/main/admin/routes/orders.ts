@@ -14,7 +14,10 @@ export const zOrder = z.object({
   device_id: z.string(),
   socket: z.int(),
   port: z.int(),
-  mode: z.string().nullable().describe(`What was asked for (${ORDER_MODES.join(', ')}); null: the device did not say`),
+  mode: z
+    .string()
+    .nullable()
+    .describe(`What was asked for (${ORDER_MODES.join(', ')}); null: the device did not say`),
   state: z.enum(ORDER_STATES),
   origin: z.enum(ORDER_ORIGINS),
   started_at: zTime.nullable(),
@@ -23,7 +26,10 @@ export const zOrder = z.object({
   energy_wh: z.number().nullable(),
   max_power_w: z.number().nullable(),
   amount_fen: z.int().nullable(),
-  end_reason: z.string().nullable().describe(`One of ${END_REASONS.join(', ')}`),
+  end_reason: z
+    .string()
+    .nullable()
+    .describe(`One of ${END_REASONS.join(', ')}`),
   end_reason_raw: z.int().nullable().describe("The device's own code"),
   business_no: z.int().nullable(),
   estimated: z.boolean().describe("Settled without the device's own word"),
@@ -71,7 +77,7 @@ export function orderRoutes({ sql }: { readonly sql: Sql }): readonly Route[] {
         const sort = from === undefined && to === undefined ? 'created_at' : 'started_at'
         const by = sql(sort)
         const [time, orderNo] = query.cursor === undefined ? [] : decodeCursor(`orders ${sort}`, 2, query.cursor)
-        if (time !== undefined && Number.isNaN(Date.parse(time)))
+        if (time !== undefined && !/^\d{4}-\d\d-\d\dT[\d:.]{8,15}\+00:00$/.test(time))
           throw new HttpError('INVALID_ARGUMENT', 'cursor: not a next_cursor of this list')
         const rows = await sql<OrderRow[]>`
           select ${columns}, to_json(${by}) #>> '{}' as sort_key from orders

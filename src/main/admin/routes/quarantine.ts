@@ -1,7 +1,7 @@
 /** What was put aside, and why: bytes of strangers, rows the database would not take, contradicting settlements. */
 import * as z from 'zod'
-import type { Sql } from '../../database/connect.ts'
 import { HttpError } from '../../../errors/errors.ts'
+import type { Sql } from '../../database/connect.ts'
 import { defineRoute, type Route } from '../route.ts'
 import { decodeCursor, encodeCursor, timeOf, zPage, zPageQuery, zTime } from '../shapes.ts'
 

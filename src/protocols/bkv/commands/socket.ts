@@ -109,6 +109,8 @@ export function endAckReply() {
   return {
     with: 'endAck',
     when: 'durable',
+    // the ack names the socket only: end reports of its two ports are acked when both are durable, or neither
+    group: (uplink: Fields) => String(uplink['socket']),
     fields: (uplink: Fields): Fields => ({ socket: uplink['socket'], result: 1 }),
   } as const
 }
