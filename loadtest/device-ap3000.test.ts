@@ -45,7 +45,10 @@ test('after connect: ICCID, register, time, heartbeat; then a beat per period an
 })
 
 test('register is repeated with its message id until answered', () => {
-  const stage = stageOf({ heartbeatMs: 60_000 }, { isSilent: (name, nowMs) => name === 'register' && nowMs < silentUntilMs })
+  const stage = stageOf(
+    { heartbeatMs: 60_000 },
+    { isSilent: (name, nowMs) => name === 'register' && nowMs < silentUntilMs },
+  )
   const silentUntilMs = stage.nowMs + 150_000
   stage.run(400_000)
   const registers = stage.peer.of('register')
@@ -91,7 +94,11 @@ test('an unacked settlement repeats with a new message id, survives reconnects, 
   const sendings = stage.peer.of('settlement')
   assert.equal(sendings.length, 3)
   assert.equal(new Set(sendings.map((sending) => sending.messageId)).size, 3)
-  assert.equal(new Set(sendings.map((sending) => sending.fields['orderHex'])).size, 1, 'one stored record after another')
+  assert.equal(
+    new Set(sendings.map((sending) => sending.fields['orderHex'])).size,
+    1,
+    'one stored record after another',
+  )
   stage.cut('by the server')
   stage.run(10_000)
   assert.equal(stage.peers.length, 2)
@@ -246,7 +253,10 @@ test('a host reports itself and its slaves, which register and settle through it
   const slave = 0x04a228cd
   const stage = stageOf({ isHost: true, slaves: [slave], chargeMs: 20_000 })
   stage.run(1_000)
-  assert.deepEqual(new Set(names(stage)), new Set(['register', 'hostTimeRequest', 'heartbeat', 'hostStatus', 'slaveTypes', 'timeRequest']))
+  assert.deepEqual(
+    new Set(names(stage)),
+    new Set(['register', 'hostTimeRequest', 'heartbeat', 'hostStatus', 'slaveTypes', 'timeRequest']),
+  )
   assert.equal(stage.device.freePorts, 4)
   for (let order = 0; order < 4; order++) stage.device.startOrder(stage.nowMs, false)
   assert.equal(stage.device.startOrder(stage.nowMs, false), false)

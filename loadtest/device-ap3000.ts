@@ -262,7 +262,7 @@ export class DeviceAp3000 implements Device {
     if (pile === undefined || !isFree(pile, port)) return
     const goOffline = (atMs: number) => {
       pile.swipes[port] = undefined
-      if (pile.orders[port] === undefined) this.#startOffline(pile, port, card, atMs)
+      if (pile.orders[port] === undefined && !this.#isQuiet) this.#startOffline(pile, port, card, atMs)
     }
     pile.swipes[port] = this.#agenda.at(nowMs + REPLY_WITHIN_MS, goOffline)
     const data = new Uint8Array(13)
@@ -391,7 +391,15 @@ export class DeviceAp3000 implements Device {
   #register(pile: Pile, atMs: number): void {
     if (pile.registerMessageId < 0) pile.registerMessageId = nextMessageId(pile)
     const data = Uint8Array.of(0x80, 0x02, this.#options.portCount, pile.virtualId, pile.isHost ? 0x15 : 0x1f, 0)
-    this.#ask(pile, 0x20, data, atMs, atMs, isOk(this.#observer, '20', () => (pile.isRegistered = true)), pile.registerMessageId)
+    this.#ask(
+      pile,
+      0x20,
+      data,
+      atMs,
+      atMs,
+      isOk(this.#observer, '20', () => (pile.isRegistered = true)),
+      pile.registerMessageId,
+    )
   }
 
   #clock(pile: Pile, atMs: number): void {
@@ -410,8 +418,16 @@ export class DeviceAp3000 implements Device {
     for (let port = 0; port < ports; port++) data[3 + port] = pile.orders[port] === undefined ? 0 : 1
     data[3 + ports] = pile.virtualId === 0 ? 0 : 60
     data[4 + ports] = 93
-    this.#ask(pile, 0x21, data, atMs, atMs, isOk(this.#observer, '21', () => (pile.isHeartbeatAnswered = true)))
-    if (this.#options.sendsOldHeartbeat && !pile.isHeartbeatAnswered) this.#tell(pile, 0x01, this.#oldHeartbeat(pile), atMs)
+    this.#ask(
+      pile,
+      0x21,
+      data,
+      atMs,
+      atMs,
+      isOk(this.#observer, '21', () => (pile.isHeartbeatAnswered = true)),
+    )
+    if (this.#options.sendsOldHeartbeat && !pile.isHeartbeatAnswered)
+      this.#tell(pile, 0x01, this.#oldHeartbeat(pile), atMs)
   }
 
   #oldHeartbeat(pile: Pile): Uint8Array {
@@ -467,7 +483,8 @@ export class DeviceAp3000 implements Device {
     orderNo.set(bcdTimeOf(nowMs))
     writeCard(orderNo, 7, card)
     const printed = String(pile.deviceNo & 0xffffff).padStart(8, '0')
-    for (let index = 0; index < 4; index++) orderNo[11 + index] = Number.parseInt(printed.slice(2 * index, 2 * index + 2), 16)
+    for (let index = 0; index < 4; index++)
+      orderNo[11 + index] = Number.parseInt(printed.slice(2 * index, 2 * index + 2), 16)
     orderNo[15] = bcd(port + 30)
     this.#startCharge(pile, port, orderNo, MODE.offlineCard, card, 0, this.#options.chargeMs, STOP.full, nowMs)
   }
@@ -493,14 +510,21 @@ export class DeviceAp3000 implements Device {
       mode,
       startedMs: nowMs,
       powerDw: 800 + this.#random.below(3_500),
-      end: this.#agenda.at(nowMs + runMs, (_, atMs) => this.#endOrder(pile, port, stopReason, atMs)),
+      end: this.#planEnd(pile, port, stopReason, nowMs + runMs),
       progress: this.#agenda.at(firstMs, (_, atMs) => this.#everyProgress(pile, port, order, atMs)),
     }
     pile.orders[port] = order
     this.#observer.orderStarted(pile.deviceId, port, hexOf(orderNo))
   }
 
+  #planEnd(pile: Pile, port: number, stopReason: number, endMs: number): Appointment {
+    return this.#agenda.at(endMs, (_, atMs) => {
+      if (!this.#isQuiet) this.#endOrder(pile, port, stopReason, atMs)
+    })
+  }
+
   #everyProgress(pile: Pile, port: number, order: Order, atMs: number): void {
+    if (this.#isQuiet) return
     this.#progress(pile, port, order, 1, atMs)
     const againMs = atMs + 300_000 / this.#options.timeScale
     order.progress = this.#agenda.at(againMs, (_, nextMs) => this.#everyProgress(pile, port, order, nextMs))
@@ -580,7 +604,8 @@ export class DeviceAp3000 implements Device {
     record.sends++
     const acked = (reply: Uint8Array, nowMs: number) => {
       if (record.isAcked) return
-      if (reply.length < 1 || reply[0] !== 0) return this.#observer.failed('settlement.refused', `${order} ${hexOf(reply)}`)
+      if (reply.length < 1 || reply[0] !== 0)
+        return this.#observer.failed('settlement.refused', `${order} ${hexOf(reply)}`)
       record.isAcked = true
       pile.records.shift()
       this.#observer.settlementAcked(pile.deviceId, record.port, order)
@@ -619,7 +644,9 @@ export class DeviceAp3000 implements Device {
     if (!this.#isConnected) return
     const awaited: Awaited = { pile, command, messageId, intendedMs, onReply, ...(record && { record }) }
     // a retransmission waits in place of its first sending: one answer is due, not two
-    const earlier = this.#awaited.findIndex((one) => one.pile === pile && one.command === command && one.messageId === messageId)
+    const earlier = this.#awaited.findIndex(
+      (one) => one.pile === pile && one.command === command && one.messageId === messageId,
+    )
     if (earlier >= 0) this.#awaited.splice(earlier, 1)
     this.#awaited.push(awaited)
     this.#observer.uplinkSent(nameOf(command), true)
@@ -731,7 +758,8 @@ export class DeviceAp3000 implements Device {
       case 0x8c: {
         if (!need(3) || !need(3 + (data[2] as number))) return
         const from = readU16(data, 0)
-        for (let index = 0; index < (data[2] as number); index++) pile.eeprom.set(from + index, data[3 + index] as number)
+        for (let index = 0; index < (data[2] as number); index++)
+          pile.eeprom.set(from + index, data[3 + index] as number)
         answer(OK)
         return
       }
@@ -795,7 +823,12 @@ export class DeviceAp3000 implements Device {
     if (port === 0xff) {
       const waiting = Array.from({ length: ports }, (_, index) => index).filter((index) => isFree(pile, index))
       if (waiting.length === 1) port = waiting[0] as number
-      else writeU16(result, 18, waiting.reduce((mask, index) => mask | (1 << index), 0))
+      else
+        writeU16(
+          result,
+          18,
+          waiting.reduce((mask, index) => mask | (1 << index), 0),
+        )
     }
     result[17] = port
     const order = pile.orders[port]
@@ -848,7 +881,7 @@ export class DeviceAp3000 implements Device {
     if (endMs <= nowMs) return 2
     this.#agenda.cancel(order.end)
     const stopReason = mode === 2 ? STOP.presetEnergy : STOP.presetTime
-    order.end = this.#agenda.at(endMs, (_, atMs) => this.#endOrder(pile, port, stopReason, atMs))
+    order.end = this.#planEnd(pile, port, stopReason, endMs)
     return 0
   }
 

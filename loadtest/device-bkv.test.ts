@@ -45,7 +45,10 @@ test('heartbeat first, a notice, a status report; then on time', () => {
   )
   // byte for byte the captured heartbeat but for ICCID and RSSI
   const heartbeat = hexOf(stage.chunks[0] as Uint8Array)
-  assert.match(heartbeat, /^fcfe002e00000000000001822412180003823839383630343[0-9a-f]+3230302e312e313714[0-9a-f]{2}fcee$/)
+  assert.match(
+    heartbeat,
+    /^fcfe002e00000000000001822412180003823839383630343[0-9a-f]+3230302e312e313714[0-9a-f]{2}fcee$/,
+  )
   stage.run(3_600_000)
   const beats = stage.peer.of('heartbeat').length
   const reports = stage.peer.of('statusReport').length
@@ -74,13 +77,18 @@ test('07 start: result with a business number, status 90, end report B0 after th
   assert.equal(result?.fields['result'], 1)
   const businessNo = result?.fields['businessNo'] as number
   assert.ok(businessNo > 0)
-  const end = stage.peer.seen.find((uplink) => uplink.name !== 'controlResult' && uplink.fields['businessNo'] === businessNo)
+  const end = stage.peer.seen.find(
+    (uplink) => uplink.name !== 'controlResult' && uplink.fields['businessNo'] === businessNo,
+  )
   const { online, bit5, charging, noLoad } = end?.fields['status'] as Record<string, boolean>
   assert.deepEqual({ online, bit5, charging, noLoad }, { online: true, bit5: true, charging: true, noLoad: false })
   assert.ok(Math.abs((end?.atMs ?? 0) - startMs - 60_000) < 1_000)
   assert.equal(stage.notebook.settlementsAcked.length, 1)
   const statuses = stage.peer.of('statusReport').map((uplink) => JSON.stringify(uplink.fields))
-  assert.ok(statuses.some((text) => text.includes(String(businessNo))), 'a report named the running order')
+  assert.ok(
+    statuses.some((text) => text.includes(String(businessNo))),
+    'a report named the running order',
+  )
   assert.ok(!statuses.at(-1)?.includes(`:${businessNo}`), 'the last report is idle again')
   assert.deepEqual(stage.peer.complaints, [])
 })
@@ -104,7 +112,10 @@ test('a busy port and an unknown one refuse, a stop ends with a report', () => {
 
 test('an unacked end report repeats three times, costs the connection, and comes again', () => {
   let isDatabaseUp = false
-  const stage = stageOf({ chargeMs: 20_000 }, { isSilent: (name) => name !== 'heartbeat' && name !== 'statusReport' && !isDatabaseUp })
+  const stage = stageOf(
+    { chargeMs: 20_000 },
+    { isSilent: (name) => name !== 'heartbeat' && name !== 'statusReport' && !isDatabaseUp },
+  )
   stage.run(2_000)
   stage.device.startOrder(stage.nowMs, false)
   stage.run(20_000 + 4 * 10_500 + 2_000)

@@ -332,7 +332,8 @@ export class DeviceBkv implements Device {
     const businessNo = this.#nextBusinessNo()
     const byKey = (atMs: number) => {
       port.swipe = undefined
-      if (port.order === undefined) this.#startCharge(port, '0015/02', this.#options.chargeMs, STATUS.noLoad, atMs)
+      if (port.order !== undefined || this.#isQuiet) return
+      this.#startCharge(port, '0015/02', this.#options.chargeMs, STATUS.noLoad, atMs)
     }
     port.swipe = this.#agenda.at(nowMs + REPLY_WITHIN_MS, (_, atMs) => byKey(atMs))
     const data = concat([
@@ -364,7 +365,11 @@ export class DeviceBkv implements Device {
   /** Time bought, energy bought (for a mean load of 250 W), or the battery after chargeMs. */
   #planRun(isByTime: boolean, minutes: number, energyWh: number): { runMs: number; status: number } {
     const { chargeMs, timeScale } = this.#options
-    const boughtMs = isByTime ? minutes * 60_000 : energyWh > 0 ? (energyWh / 250) * 3_600_000 : Number.POSITIVE_INFINITY
+    const boughtMs = isByTime
+      ? minutes * 60_000
+      : energyWh > 0
+        ? (energyWh / 250) * 3_600_000
+        : Number.POSITIVE_INFINITY
     if (boughtMs / timeScale > chargeMs) return { runMs: chargeMs, status: STATUS.noLoad }
     return { runMs: boughtMs / timeScale, status: isByTime ? STATUS.timeUp : STATUS.idle }
   }
@@ -387,7 +392,9 @@ export class DeviceBkv implements Device {
       tiers: more.tiers ?? 0,
       amountFen: more.amountFen ?? 0,
       card: more.card ?? new Uint8Array(6),
-      end: this.#agenda.at(nowMs + runMs, (_, atMs) => this.#endOrder(port, endStatus, atMs)),
+      end: this.#agenda.at(nowMs + runMs, (_, atMs) => {
+        if (!this.#isQuiet) this.#endOrder(port, endStatus, atMs)
+      }),
     }
     port.order = order
     this.#observer.orderStarted(this.deviceId, port.port, orderName(port, order.businessNo))
@@ -453,7 +460,10 @@ export class DeviceBkv implements Device {
     money[4] = order.tiers
     for (let tier = 0; tier < order.tiers; tier++) writeU16(money, 5 + 2 * tier, tier === 0 ? meter.minutes : 0)
     if (order.kind === '0015/0c')
-      return { outer: 0x0015, data: inner(0x0c, concat([head, order.card, Uint8Array.of(0, order.tiers > 0 ? 3 : 1), money])) }
+      return {
+        outer: 0x0015,
+        data: inner(0x0c, concat([head, order.card, Uint8Array.of(0, order.tiers > 0 ? 3 : 1), money])),
+      }
     const ended = new Date(atMs + 8 * 3_600_000)
     const time = new Uint8Array(8)
     writeU16(time, 0, ended.getUTCFullYear())
@@ -501,7 +511,10 @@ export class DeviceBkv implements Device {
   }
 
   /** Energy counts 1 Wh (section 8, the guide's reading). */
-  #meterOf(order: Order | undefined, atMs: number): { powerDw: number; currentMa: number; energyWh: number; minutes: number } {
+  #meterOf(
+    order: Order | undefined,
+    atMs: number,
+  ): { powerDw: number; currentMa: number; energyWh: number; minutes: number } {
     if (order === undefined) return { powerDw: 0, currentMa: 0, energyWh: 0, minutes: 0 }
     const elapsedS = Math.max(0, ((atMs - order.startedMs) / 1000) * this.#options.timeScale)
     return {
@@ -520,7 +533,14 @@ export class DeviceBkv implements Device {
 
   // ---- out -----------------------------------------------------------------------------------------------------------
 
-  #ask(name: string, outer: number, data: Uint8Array, atMs: number, onReply: Awaited['onReply'], report?: Report): void {
+  #ask(
+    name: string,
+    outer: number,
+    data: Uint8Array,
+    atMs: number,
+    onReply: Awaited['onReply'],
+    report?: Report,
+  ): void {
     if (!this.#isConnected) return
     this.#awaited.push({ name, intendedMs: atMs, ...(onReply && { onReply }), ...(report && { report }) })
     this.#observer.uplinkSent(name, true)
@@ -809,7 +829,7 @@ function noiseOf(random: Random): Uint8Array {
   return random.bytes(1 + random.below(12)).map((byte) => (byte === 0xfc ? 0 : byte))
 }
 
-const hexByte = (value: number): string => value.toString(16).padStart(2, "0")
+const hexByte = (value: number): string => value.toString(16).padStart(2, '0')
 
 function concat(parts: readonly Uint8Array[]): Uint8Array {
   const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))

@@ -63,7 +63,7 @@ export interface Device {
   disconnected(nowMs: number, why: string): void
   /** A user starts a charge at the device. @returns false when no port is free */
   startOrder(nowMs: number, isByCard: boolean): boolean
-  /** No new heartbeats, orders or dials; what is due to be acked is still sent and awaited. */
+  /** No new heartbeats, orders, ends or dials: running charges rest; what is due to be acked is still sent and awaited. */
   quiet(): void
 }
 

@@ -92,7 +92,10 @@ export function checkFleetOptions(options: FleetOptions): void {
     options.devices <= devicesMax,
     `--devices ${options.devices}: one process holds at most ${devicesMax} connections here (descriptor limit); start several with different --seed`,
   )
-  mustBe(options.devices * (1 + options.slavesPerHost) <= NUMBERS_MAX, `--slaves-per-host: more than ${NUMBERS_MAX} device ids`)
+  mustBe(
+    options.devices * (1 + options.slavesPerHost) <= NUMBERS_MAX,
+    `--slaves-per-host: more than ${NUMBERS_MAX} device ids`,
+  )
   mustBe(options.port >= 1 && options.port <= 65_535, '--port must be 1..65535')
   mustBe(options.ports >= 1 && options.ports <= 16, '--ports must be 1..16')
   mustBe(options.slavesPerHost >= 0 && options.slavesPerHost <= 50, '--slaves-per-host must be 0..50')
@@ -177,6 +180,7 @@ class Fleet {
     await goOn(() => signal?.aborted === true || now() >= startMs + durationS * 1_000)
     const ranS = (now() - startMs) / 1_000
     this.#heap.set(devices, Number.POSITIVE_INFINITY)
+    this.#tally.runEnded()
     for (const { device } of this.#members) device.quiet()
 
     const graceEndMs = now() + graceS * 1_000
@@ -332,7 +336,9 @@ class Member implements DeviceWorld {
     const { seed, hostEvery, slavesPerHost, devices, ports, heartbeatS, chargeS } = this.#options
     const isHost = hostEvery > 0 && index % hostEvery === 0
     const slaves = isHost
-      ? Array.from({ length: slavesPerHost }, (_, slave) => ap3000DeviceNo(seed, devices + index * slavesPerHost + slave))
+      ? Array.from({ length: slavesPerHost }, (_, slave) =>
+          ap3000DeviceNo(seed, devices + index * slavesPerHost + slave),
+        )
       : []
     const deviceNo = ap3000DeviceNo(seed, index)
     return new DeviceAp3000(

@@ -80,13 +80,23 @@ test('a healthy run: everything is answered, everything settles, the counts agre
 
 test('mixed protocols on a rough wire', async (t) => {
   const server = await serve(t)
-  const { summary, notes } = await runFleet({ ...SMALL, port: server.port, protocol: 'mix', chaos: 'noise', cardShare: 0.3, seed: 4 })
+  const { summary, notes } = await runFleet({
+    ...SMALL,
+    port: server.port,
+    protocol: 'mix',
+    chaos: 'noise',
+    cardShare: 0.3,
+    seed: 4,
+  })
   assert.deepEqual(notes.firstFailures, [])
   assert.equal(summary.errors, 0)
   assert.equal(summary.settlements_acked, summary.settlements_sent)
   assert.ok(server.seen('statusReport') >= 10, 'BKV spoke')
   assert.ok(server.seen('register') >= 10, 'AP3000 spoke')
-  assert.ok(server.peers.some((peer) => peer.complaints.length > 0), 'noise arrived')
+  assert.ok(
+    server.peers.some((peer) => peer.complaints.length > 0),
+    'noise arrived',
+  )
 })
 
 test('lost replies make repeats, not errors', async (t) => {
@@ -124,7 +134,7 @@ test('a connection that the server closes is an error, and the device comes back
 test('commands of the server are counted and carried out', async (t) => {
   const server = await serve(t, {
     onUplink: (uplink, peer) => {
-      if (uplink.name === 'register') peer.command(uplink.deviceNo, 'locate', { seconds: 3, durationS: 3 })
+      if (uplink.name === 'register') peer.command(uplink.deviceNo, 'locate', { locateS: 3 })
     },
   })
   const { summary } = await runFleet({ ...SMALL, port: server.port, devices: 3, ordersPerS: 0, durationS: 1.5 })
@@ -134,7 +144,10 @@ test('commands of the server are counted and carried out', async (t) => {
 
 const CLI = fileURLToPath(new URL('./fleet.ts', import.meta.url))
 
-async function cli(args: string[], interruptAfterMs?: number): Promise<{ code: number; stdout: string; stderr: string }> {
+async function cli(
+  args: string[],
+  interruptAfterMs?: number,
+): Promise<{ code: number; stdout: string; stderr: string }> {
   const child = spawn(process.execPath, [CLI, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
   const out = { stdout: '', stderr: '' }
   child.stdout.setEncoding('utf8').on('data', (text: string) => (out.stdout += text))
@@ -172,7 +185,10 @@ test('the command line: one JSON object last, exactly the fields of the contract
 test('SIGINT ends a run early with its summary', async (t) => {
   const server = await serve(t)
   const startMs = performance.now()
-  const { code, stdout } = await cli(['--port', String(server.port), '--devices', '3', '--orders-per-s', '0', '--json'], 1_500)
+  const { code, stdout } = await cli(
+    ['--port', String(server.port), '--devices', '3', '--orders-per-s', '0', '--json'],
+    1_500,
+  )
   assert.ok(performance.now() - startMs < 10_000)
   assert.equal(code, 0)
   assert.equal(JSON.parse(stdout.trim()).connected, 3)

@@ -100,7 +100,8 @@ function progressPrinter(options: FleetOptions): { show: (progress: FleetProgres
     )
     bar.start(options.durationS, 0, { line: '' })
     return {
-      show: (progress) => bar.update(Math.min(options.durationS, Math.floor(progress.elapsedS)), { line: line(progress) }),
+      show: (progress) =>
+        bar.update(Math.min(options.durationS, Math.floor(progress.elapsedS)), { line: line(progress) }),
       stop: () => bar.stop(),
     }
   }

@@ -3,7 +3,14 @@
  * reads and writes with the gateway's own codec, which the doubles do not share: both must agree on every byte.
  */
 import { FrameAssembler } from '../src/codec/frame-assembler.ts'
-import { type CardAnswer, type Fields, type FrameHead, PayloadError, type Protocol, UNIT } from '../src/codec/protocol.ts'
+import {
+  type CardAnswer,
+  type Fields,
+  type FrameHead,
+  PayloadError,
+  type Protocol,
+  UNIT,
+} from '../src/codec/protocol.ts'
 import { PROTOCOLS } from '../src/protocols/index.ts'
 
 export interface SeenUplink {
@@ -92,7 +99,8 @@ export class ScriptedPeer {
     const command = protocol.uplinks.get(head.commandKey)
     if (command === undefined) return void this.complaints.push(`unknown ${head.commandKey}`)
     const fields = command.decode(bytes, head.dataFrom, head.dataTo)
-    if (fields instanceof PayloadError) return void this.complaints.push(`${command.name} ${fields.payloadError} ${fields.at}`)
+    if (fields instanceof PayloadError)
+      return void this.complaints.push(`${command.name} ${fields.payloadError} ${fields.at}`)
     const uplink = { name: command.name, deviceNo: head.deviceNo, messageId: head.messageId, fields, atMs: this.#nowMs }
     this.seen.push(uplink)
     const { reply } = command

@@ -57,6 +57,8 @@ export class FleetTally implements DeviceObserver {
   settlementRepeats = 0
   settlementsAcked = 0
   failures = 0
+  /** Uplinks at the end of the run, before the grace: what the rates are made of. */
+  #uplinksOfRun: number | undefined
   readonly #failuresByKind = new Map<FailureKind, number>()
   readonly #firstFailures: string[] = []
   readonly #replyUs = createHistogram()
@@ -106,6 +108,10 @@ export class FleetTally implements DeviceObserver {
     this.#note(`${kind} ${detail.slice(0, 200)}`)
   }
 
+  runEnded(): void {
+    this.#uplinksOfRun = this.uplinksSent
+  }
+
   late(latenessMs: number): void {
     record(this.#latenessUs, latenessMs)
   }
@@ -114,15 +120,22 @@ export class FleetTally implements DeviceObserver {
    * @param unacked records that were sent and never acked
    * @param isUnackedAnError false when replies were lost on purpose
    */
-  summary(devices: number, connected: number, durationS: number, unacked: number, isUnackedAnError: boolean): FleetSummary {
+  summary(
+    devices: number,
+    connected: number,
+    durationS: number,
+    unacked: number,
+    isUnackedAnError: boolean,
+  ): FleetSummary {
+    const offered = this.#uplinksOfRun ?? this.uplinksSent
     const served = this.uplinksWithoutAnswer + this.repliesReceived + this.repliesIgnored
     return {
       devices,
       connected,
       uplinks_sent: this.uplinksSent,
       replies_received: this.repliesReceived,
-      offered_per_s: round(this.uplinksSent / durationS, 1),
-      achieved_per_s: round(Math.min(served, this.uplinksSent) / durationS, 1),
+      offered_per_s: round(offered / durationS, 1),
+      achieved_per_s: round(Math.min(served, offered) / durationS, 1),
       reply_ms_p50: percentile(this.#replyUs, 50),
       reply_ms_p99: percentile(this.#replyUs, 99),
       settlements_sent: this.settlementsSent,

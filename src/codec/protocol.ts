@@ -195,6 +195,17 @@ export interface Protocol {
   isSharedDefaultId(deviceNo: number): boolean
   newMemory(): DeviceMemory
   /**
+   * The message id after `last` for a command of ours, never 0, never one that may still be in flight.
+   * @param last the latest we or the device used, undefined when nothing is known
+   */
+  nextMessageId(last: number | undefined, nowMs: number): number
+  /** Width of a message id: which of two is later is told by serial arithmetic. */
+  readonly messageIdBits: 16 | 32
+  /**
+   * What to ask when a start got no certain result: the charge may run. Undefined: this command is no start.
+   */
+  askAfterStart?(command: string, fields: Fields): { readonly name: string; readonly fields: Fields } | undefined
+  /**
    * The device's order numbers come round again (BKV: 16 bits): the number alone does not name an order, the database
    * decides which one is meant (workers/writer).
    */

@@ -6,6 +6,8 @@ export const LOG_EVENTS = {
   'acceptor.failed': 'the acceptor thread ended by itself or cannot listen',
   'acceptor.replaced': 'a new acceptor thread listens',
   'card.unanswered': 'a card question got no answer from the database; the device decides by itself',
+  'command.unended': 'the fate of a command that no shard has could not be stored; tried again',
+  'commands.loaded': 'commands without a fate were found at the start and are picked up',
   'database.died': 'the embedded PostgreSQL ended by itself; it is started again',
   'database.lost': 'queries do not reach the database: nothing is acknowledged, history spools',
   'database.ready': 'connected and migrated',

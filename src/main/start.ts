@@ -13,9 +13,10 @@ import { deviceKey } from '../codec/protocol.ts'
 import { allocateCounters, openCounters } from '../shared/counters.ts'
 import { allocateDirectory, Directory } from '../shared/directory.ts'
 import { allocateGate, Gate } from '../shared/gate.ts'
-import { allocateOutbox, OutboxConsumer } from '../shared/outbox.ts'
+import { allocateOutbox, OutboxConsumer, OutboxProducer } from '../shared/outbox.ts'
 import { createAdmin } from './admin/admin.ts'
 import { answerCard } from './cards.ts'
+import { CommandDesk } from './command-desk.ts'
 import { endGeneration, takeGeneration } from './database/boots.ts'
 import { connect } from './database/connect.ts'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './database/embedded-postgres.ts'
@@ -35,6 +36,8 @@ const VERSION = (JSON.parse(readFileSync(new URL('../../package.json', import.me
   .version
 /** Bytes of one span: large enough for batchRowsMax ordinary rows, small enough for a short transaction. */
 const SPAN_BYTES_MAX = 1_048_576
+/** Room for about a thousand commands on their way to one session thread. */
+const MAILBOX_BYTES = 262_144
 /** Everything must be down within 15 s (contract 1); each step has its share. */
 const DRAIN_MS = 4_000
 const FLUSH_MS = 5_000
@@ -137,6 +140,23 @@ export async function startGateway(config: Config): Promise<Gateway> {
     return { ledger, history, relays }
   })
   spool.drainAll()
+  const mailboxMemories = Array.from({ length: config.shards }, () => allocateOutbox(MAILBOX_BYTES))
+  const mailboxes = mailboxMemories.map((memory) => new OutboxProducer(memory))
+  const pending = counters.gauge('commands_pending')
+  const desk: CommandDesk = new CommandDesk({
+    sql,
+    log,
+    directory,
+    mailboxes,
+    wakeShard: (shard) => supervisor.tellShard(shard, { kind: 'mail' }),
+    askCancel: (shard, questionId, key, commandId) =>
+      supervisor.tellShard(shard, { kind: 'cancel', questionId, deviceKey: key, commandId }),
+    commandsMax: config.commandsMax,
+    commandsPerDeviceMax: config.commandsPerDeviceMax,
+    now: Date.now,
+    onHeld: (change) => counters.add(pending, change),
+    onEnded: (command, outcome) => counters.add(counters.counter('commands_total', { command, outcome })),
+  })
 
   // 5. session threads, then the acceptor
   const evidence = new EvidenceKeeper(sql, (count) =>
@@ -160,6 +180,18 @@ export async function startGateway(config: Config): Promise<Gateway> {
       case 'supersede':
         supervisor.tellShard(message.shard, { kind: 'superseded', deviceKey: message.deviceKey, epoch: message.epoch })
         return
+      case 'online':
+        desk.deviceOnline(message.deviceKey)
+        return
+      case 'returned':
+        desk.returned(message.command)
+        return
+      case 'moved':
+        for (const { commandId, status } of message.commands) desk.moved(commandId, status)
+        return
+      case 'cancelled':
+        desk.cancelAnswered(message.questionId, message.isCancelled)
+        return
       default:
     }
   }
@@ -173,6 +205,13 @@ export async function startGateway(config: Config): Promise<Gateway> {
       stateFlushMs: config.stateFlushMs,
       seenFlushMs: config.seenFlushMs,
       cardLookupTimeoutMs: config.cardLookupTimeoutMs,
+      commands: {
+        spacingMs: config.commandSpacingMs,
+        ackTimeoutMs: config.ackTimeoutMs,
+        retries: config.ackRetries,
+      },
+      mailbox: mailboxMemories[shard]!,
+      mailboxPosition: mailboxes[shard]!.position,
       ledger: lanes[shard]!.ledger.memory,
       history: lanes[shard]!.history.memory,
       ledgerPosition: lanes[shard]!.ledger.written,
@@ -204,6 +243,7 @@ export async function startGateway(config: Config): Promise<Gateway> {
     onShardLost: (shard) => {
       const offline = directory.clearShard(shard)
       log.warn({ event: 'shard.cleared', shard, offline, msg: 'devices of a dead session thread are offline' })
+      desk.shardLost(shard)
       void maintenance.closeSessionsOf(shard, directory.nextEpoch())
     },
   })
@@ -256,6 +296,9 @@ export async function startGateway(config: Config): Promise<Gateway> {
   await admin.listen()
   await supervisor.startAcceptor()
   maintenance.start()
+  const waiting = await desk.load()
+  desk.start()
+  if (waiting > 0) log.info({ event: 'commands.loaded', waiting, msg: 'commands of the last start are picked up' })
 
   const where = {
     devices: `tcp://${config.tcpHost}:${supervisor.tcpPort}`,
@@ -299,6 +342,7 @@ export async function startGateway(config: Config): Promise<Gateway> {
         relays.history.stop()
       }
       health.stop()
+      desk.stop()
       await admin.close()
       clearInterval(loopDelay)
       maintenance.stop()

@@ -3,7 +3,7 @@ import { NOISE_REASONS, type Protocol } from '../codec/protocol.ts'
 import type { Vocabulary } from '../metrics/catalogue.ts'
 import { ROW_TABLES } from '../rows/index.ts'
 import type { Lane } from '../rows/row.ts'
-import { CLOSE_REASONS, FENCED_ACTIONS } from '../session/effects.ts'
+import { CLOSE_REASONS, COMMAND_OUTCOMES, FENCED_ACTIONS } from '../session/effects.ts'
 
 const LANES = ['ledger', 'history'] as const satisfies readonly Lane[]
 
@@ -17,6 +17,7 @@ export function metricsVocabulary(protocols: readonly Protocol[]): Vocabulary {
     noiseReasons: NOISE_REASONS,
     closeReasons: CLOSE_REASONS,
     fencedActions: FENCED_ACTIONS,
+    commandOutcomes: COMMAND_OUTCOMES,
     lanes: LANES,
     tables: ROW_TABLES,
   }

@@ -17,6 +17,7 @@ export interface Vocabulary {
   readonly noiseReasons: readonly string[]
   readonly closeReasons: readonly string[]
   readonly fencedActions: readonly string[]
+  readonly commandOutcomes: readonly string[]
   readonly lanes: readonly string[]
   readonly tables: readonly string[]
 }
@@ -169,6 +170,41 @@ export const METRICS = {
     help: 'Questions to the cards table',
     labels: ['result'],
     combinations: () => each(CARD_RESULTS),
+  },
+  commands_total: {
+    from: 'threads',
+    type: 'counter',
+    help: 'Commands to devices, by how they ended; late: a result nobody waited for any more',
+    labels: ['command', 'outcome'],
+    combinations: ({ protocols, commandOutcomes }) =>
+      unique(protocols.flatMap(({ downlinks }) => downlinks)).flatMap((command) =>
+        commandOutcomes.map((outcome) => [command, outcome]),
+      ),
+    isSparse: true,
+  },
+  command_resends_total: {
+    from: 'threads',
+    type: 'counter',
+    help: 'Commands sent again because no result came in time',
+    labels: ['command'],
+    combinations: ({ protocols }) => each(unique(protocols.flatMap(({ downlinks }) => downlinks))),
+    isSparse: true,
+  },
+  command_seconds: {
+    from: 'threads',
+    type: 'histogram',
+    help: 'From the first send of a command to its fate',
+    labels: ['command'],
+    combinations: ({ protocols }) => each(unique(protocols.flatMap(({ downlinks }) => downlinks))),
+    boundsS: REQUEST_BOUNDS_S,
+    isSparse: true,
+  },
+  commands_pending: {
+    from: 'threads',
+    type: 'gauge',
+    help: 'Commands without a fate: waiting for their device, or on their way',
+    labels: [],
+    combinations: () => [[]],
   },
   rows_total: {
     from: 'threads',

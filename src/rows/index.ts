@@ -191,6 +191,20 @@ export const commandLogRow = defineRow(9, 'cmd_log', 'history', {
   frame: bytes,
 })
 
+/** What became of a command, or that it was sent. Natural key: commandId; a final status stands, a newer epoch wins. */
+export const commandFateRow = defineRow(10, 'outbound_queue', 'ledger', {
+  commandId: text,
+  deviceId: text,
+  epoch: f64,
+  status: i32,
+  attempts: i32,
+  messageId: f64OrNull,
+  atMs: f64,
+  reason: text,
+  /** JSON object: what the device said. */
+  result: text,
+})
+
 const all: readonly RowKind<Record<string, Field>>[] = [
   settlementRow,
   opaqueSettlementRow,
@@ -201,6 +215,7 @@ const all: readonly RowKind<Record<string, Field>>[] = [
   sessionRow,
   eventRow,
   commandLogRow,
+  commandFateRow,
 ] as unknown as RowKind<Record<string, Field>>[]
 
 export const ROW_KINDS: ReadonlyMap<number, RowKind> = new Map(all.map((row) => [row.kind, row]))
@@ -212,4 +227,5 @@ export type DeviceStateRow = RowOf<typeof deviceStateRow.fields>
 export type PortStateRow = RowOf<typeof portStateRow.fields>
 export type SessionRow = RowOf<typeof sessionRow.fields>
 export type EventRow = RowOf<typeof eventRow.fields>
+export type CommandFateRow = RowOf<typeof commandFateRow.fields>
 export type CommandLogRow = RowOf<typeof commandLogRow.fields>

@@ -195,6 +195,18 @@ export function decodeRows(bytes: Uint8Array, kinds: ReadonlyMap<number, RowKind
   return [...found.values()]
 }
 
+/** The rows of one kind in a run of whole rows, as objects: for the few that are read one by one. */
+export function readRows<F extends Record<string, Field>>(bytes: Uint8Array, row: RowKind<F>): RowOf<F>[] {
+  const kinds = new Map([[row.kind, row as unknown as RowKind]])
+  const [group] = decodeRows(bytes, kinds)
+  if (group === undefined) return []
+  return Array.from(
+    { length: group.count },
+    (_, index) =>
+      Object.fromEntries(Object.entries(group.columns).map(([name, column]) => [name, column[index]])) as RowOf<F>,
+  )
+}
+
 /** Whole bytes of the row that starts at `at` in `view`. */
 export function rowBytesAt(view: DataView, at: number): number {
   return ROW_HEADER_BYTES + view.getUint32(at + 4, true)

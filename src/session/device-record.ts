@@ -32,7 +32,7 @@ export class DeviceRecord {
   lastSeenMs = 0
   isRegistered = false
   #writtenSeenMs = 0
-  #sequence = 0
+  #lastMessageId: number | undefined
   /** The value last written, per column: a repeated fact is no change. */
   #written: PendingInfo = {}
   #pending: PendingInfo = {}
@@ -58,10 +58,18 @@ export class DeviceRecord {
     this.#hasDirtyPort = false
   }
 
-  /** A message id of ours for this device: unique among commands in flight, never 0, also after a restart (BKV 2). */
-  nextSequence(nowMs: number): number {
-    this.#sequence = Math.max(this.#sequence + 1, Math.floor(nowMs / 1000)) % 2 ** 32 || 1
-    return this.#sequence
+  /** The device, the database or we used this message id: ours go on behind it. */
+  noteMessageId(messageId: number): void {
+    const last = this.#lastMessageId
+    const span = 2 ** this.protocol.messageIdBits
+    // serial arithmetic: after a wrap a large number is an old one, and ours must not go back to it
+    if (last === undefined || (((messageId - last) % span) + span) % span < span / 2) this.#lastMessageId = messageId
+  }
+
+  /** A message id of ours for this device, unique among commands in flight, never 0, also after a restart. */
+  nextMessageId(nowMs: number): number {
+    this.#lastMessageId = this.protocol.nextMessageId(this.#lastMessageId, nowMs)
+    return this.#lastMessageId
   }
 
   /** Something changed that should be written soon. */

@@ -27,6 +27,10 @@ export type CloseReason = (typeof CLOSE_REASONS)[number]
 export const FENCED_ACTIONS = ['uplink', 'ack', 'close', 'card_reply', 'claim'] as const
 export type FencedAction = (typeof FENCED_ACTIONS)[number]
 
+/** How a command ended: label values of `pilegate_commands_total{outcome}`; `late`: an ack nobody waited for any more. */
+export const COMMAND_OUTCOMES = ['acked', 'dead', 'refused', 'expired', 'cancelled', 'late'] as const
+export type CommandOutcome = (typeof COMMAND_OUTCOMES)[number]
+
 /** One moment, told to pure code. `wallMs` since the epoch; `monoMs` never goes back. */
 export interface Moment {
   readonly wallMs: number
@@ -39,20 +43,34 @@ export interface CardQuestion {
   readonly cardId: string
 }
 
+/** What main needs to send a command again elsewhere. */
+export interface ReturnedCommand {
+  readonly commandId: string
+  readonly attempts: number
+  readonly messageId: number | undefined
+}
+
 export const ROW_REFUSED = -1
 
 export interface Effects {
   /**
    * Queues bytes for a connection. The bytes belong to the callee from now on.
+   * @param answers the uplink this replies to, undefined for a command of ours
    * @returns false: too much waits already, nothing was queued; the caller closes
    */
-  send(connectionId: number, frame: Uint8Array, answers: Uplink, receivedMonoMs: number): boolean
+  send(connectionId: number, frame: Uint8Array, answers: Uplink | undefined, receivedMonoMs: number): boolean
   /** Ends a connection after what is queued for it has been tried. Session logic has already forgotten it. */
   close(connectionId: number, reason: CloseReason): void
   /** @returns endless position of the row in its lane, or ROW_REFUSED: the lane is full, nothing was kept */
   appendRow<F extends Record<string, Field>>(row: RowKind<F>, values: RowOf<F>): number
   /** Asks the cards table; the answer comes by `Shard.cardAnswered`, or never. */
   askCard(question: CardQuestion): void
+  /** A device has a session here now: commands that wait for it may come. */
+  deviceOnline(deviceKey: number): void
+  /** A command that ends without a fate here: its device is not, or not any more, on this shard. */
+  returnCommand(deviceKey: number, command: ReturnedCommand): void
+  /** Progress of a command, for whoever counts and cancels: sent, or final. Its row is in the ledger. */
+  commandMoved(commandId: string, status: number): void
   /** Another shard's connection has lost a device to us. */
   supersede(shard: number, deviceKey: number, epoch: number): void
   readonly counts: SessionCounts
@@ -71,6 +89,10 @@ export interface SessionCounts {
   ackWithheld(): void
   rowRefused(lane: Lane): void
   cardLookup(result: 'answered' | 'unavailable' | 'refused'): void
+  command(command: Downlink, outcome: CommandOutcome): void
+  commandSeconds(command: Downlink, seconds: number): void
+  commandResent(command: Downlink): void
+  commandsPending(change: number): void
 }
 
 export type { CardAnswer }

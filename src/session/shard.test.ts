@@ -22,6 +22,7 @@ const options = (shard: number): ShardOptions => ({
   stateFlushMs: 1_000,
   seenFlushMs: 300_000,
   cardLookupTimeoutMs: 2_000,
+  commands: { spacingMs: 500, ackTimeoutMs: 15_000, retries: 1 },
 })
 
 function uplink(name: string, fields: Fields, physId = PILE, messageId = 1): Buffer {

@@ -25,6 +25,7 @@ import {
 } from '../codec/protocol.ts'
 import { eventIdOf } from '../events/event-id.ts'
 import {
+  commandFateRow,
   commandLogRow,
   eventRow,
   opaqueSettlementRow,
@@ -34,6 +35,13 @@ import {
   settlementRow,
 } from '../rows/index.ts'
 import type { Claim, Directory, StandingWords } from '../shared/directory.ts'
+import {
+  COMMAND_STATUS,
+  CommandLane,
+  type Fate,
+  type LaneCommand,
+  type LaneOptions,
+} from './command-lane.ts'
 import { DeviceRecord } from './device-record.ts'
 import { type CloseReason, type Effects, type Moment, ROW_REFUSED } from './effects.ts'
 import { isBlankOrder, orderKeyOf, orderNoOf, wireKeyOf } from './order-key.ts'
@@ -50,6 +58,7 @@ export interface ShardOptions {
   readonly seenFlushMs: number
   /** A card question without an answer is forgotten after this long; the device is not answered. */
   readonly cardLookupTimeoutMs: number
+  readonly commands: LaneOptions
 }
 
 /** A header whose body does not come within this is noise (AP3000 3.5, BKV 1). */
@@ -59,6 +68,8 @@ const CARD_QUESTIONS_MAX = 1_024
 /** Bytes of noise from one connection before it is given up, without a good frame in between. */
 const NOISE_BYTES_MAX = 65_536
 const TICK_MS = 100
+/** Finer than the idle timers: spacing of 500 ms should not become 600. */
+const LANE_TICK_MS = 20
 
 interface Session {
   readonly record: DeviceRecord
@@ -68,6 +79,10 @@ interface Session {
   readonly words: StandingWords | undefined
   readonly epoch: number
   readonly openedMs: number
+  /** Made with the first command; most sessions of most fleets never have one. */
+  lane: CommandLane | undefined
+  /** Id of the lane's timer. */
+  readonly timerId: number
 }
 
 interface Connection {
@@ -111,6 +126,20 @@ export interface ConnectionOpened {
   readonly remoteAddress: string
 }
 
+/** A command as it comes out of the mailbox. */
+export interface ArrivedCommand extends Omit<LaneCommand, 'downlink'> {
+  /** Of the protocol's downlink table. */
+  readonly name: string
+}
+
+const OUTCOME = {
+  [COMMAND_STATUS.acked]: 'acked',
+  [COMMAND_STATUS.dead]: 'dead',
+  [COMMAND_STATUS.refused]: 'refused',
+  [COMMAND_STATUS.expired]: 'expired',
+  [COMMAND_STATUS.cancelled]: 'cancelled',
+} as const
+
 export class Shard {
   readonly #options: ShardOptions
   readonly #directory: Directory
@@ -121,6 +150,12 @@ export class Shard {
   /** The session that holds the claim of a device here. */
   readonly #sessions = new Map<number, Session>()
   readonly #dirty = new Set<Session>()
+  /** Fates the full ledger would not take yet. */
+  #unwrittenFates: (() => boolean)[] = []
+  readonly #laneWheel: TimingWheel
+  readonly #lanes = new Map<number, Session>()
+  readonly #freeTimerIds: number[] = []
+  #timerIds = 0
   readonly #halfFrames = new Set<Connection>()
   readonly #wheel: TimingWheel
   readonly #acks = new PendingAcks<PendingAck>()
@@ -141,6 +176,7 @@ export class Shard {
     this.#directory = directory
     this.#effects = effects
     this.#wheel = new TimingWheel(TICK_MS, 4096, now.monoMs)
+    this.#laneWheel = new TimingWheel(LANE_TICK_MS, 4096, now.monoMs)
     this.#flushedMonoMs = now.monoMs
     this.#seenSweptMonoMs = now.monoMs
     this.#visitor = {
@@ -233,7 +269,7 @@ export class Shard {
     })
     if (reply === undefined) return
     const downlink = this.#downlinkOf(session.record.protocol, pending.reply.with)
-    const messageId = pending.reply.freshSequence === true ? session.record.nextSequence(now.wallMs) : pending.messageId
+    const messageId = pending.reply.freshSequence === true ? session.record.nextMessageId(now.wallMs) : pending.messageId
     const frame = this.#encode(session, downlink, messageId, reply)
     this.#log(session, downlink, messageId, frame, false, null, now.wallMs)
     this.#send(session, downlink, frame, pending.command, pending.receivedMonoMs)
@@ -243,6 +279,8 @@ export class Shard {
   tick(now: Moment): void {
     this.#now = now
     this.#wheel.advance(now.monoMs, (connectionId) => this.#idleDue(connectionId, now))
+    this.#laneWheel.advance(now.monoMs, (timerId) => this.#laneDue(timerId, now))
+    this.#writeFates()
     for (const connection of this.#halfFrames) {
       const since = connection.assembler.pendingSinceMonoMs
       if (since === undefined || connection.isClosed) this.#halfFrames.delete(connection)
@@ -283,6 +321,123 @@ export class Shard {
       this.#effects.close(connection.id, 'shutdown')
       this.#forget(connection, 'shutdown', now)
     }
+  }
+
+  // ---- commands -------------------------------------------------------------------------------------------------
+
+  /**
+   * A command for a device, from the mailbox.
+   * @param lastMessageId the latest message id the database knows for the device
+   */
+  commandArrived(deviceKey: number, arrived: ArrivedCommand, lastMessageId: number | undefined, now: Moment): void {
+    this.#now = now
+    const session = this.#sessions.get(deviceKey)
+    const downlink = session?.record.protocol.downlinkByName.get(arrived.name)
+    if (session === undefined || downlink === undefined || !this.#isStanding(session)) {
+      const { commandId, attempts, messageId } = arrived
+      this.#effects.returnCommand(deviceKey, { commandId, attempts, messageId })
+      return
+    }
+    if (lastMessageId !== undefined) session.record.noteMessageId(lastMessageId)
+    this.#effects.counts.commandsPending(1)
+    this.#laneOf(session).enqueue({ ...arrived, downlink }, now)
+    this.#armLane(session)
+  }
+
+  /** Cancels a command that was not sent; its fate follows. @returns false: unknown here, or sent already */
+  cancelCommand(deviceKey: number, commandId: string, now: Moment): boolean {
+    this.#now = now
+    return this.#sessions.get(deviceKey)?.lane?.cancel(commandId) ?? false
+  }
+
+  #laneOf(session: Session): CommandLane {
+    if (session.lane !== undefined) return session.lane
+    const { record } = session
+    const lane = new CommandLane(record.protocol, this.#options.commands, {
+      send: (command, messageId) => {
+        if (session.connection.isClosed || !this.#isStanding(session)) return false
+        const frame = this.#encode(session, command.downlink, messageId, command.fields)
+        this.#log(session, command.downlink, messageId, frame, false, command.commandId, this.#now.wallMs)
+        if (!this.#effects.send(session.connection.id, frame, undefined, this.#now.monoMs)) {
+          this.#close(session.connection, 'outbound_overflow', this.#now)
+          return false
+        }
+        this.#effects.counts.downlink(record.protocol, command.downlink)
+        return true
+      },
+      sent: (command, messageId, attempts, isResend) => {
+        if (isResend) this.#effects.counts.commandResent(command.downlink)
+        this.#writeFate(session, command.commandId, {
+          status: COMMAND_STATUS.sent,
+          reason: 'sent',
+          attempts,
+          messageId,
+          result: {},
+        })
+      },
+      ended: (command, fate, firstSentMonoMs) => {
+        this.#effects.counts.command(command.downlink, OUTCOME[fate.status])
+        if (firstSentMonoMs !== undefined)
+          this.#effects.counts.commandSeconds(command.downlink, (this.#now.monoMs - firstSentMonoMs) / 1_000)
+        this.#effects.counts.commandsPending(-1)
+        this.#writeFate(session, command.commandId, fate)
+      },
+      nextMessageId: () => {
+        let messageId = record.nextMessageId(this.#now.wallMs)
+        while (lane.isInFlight(messageId)) messageId = record.nextMessageId(this.#now.wallMs)
+        return messageId
+      },
+    })
+    session.lane = lane
+    this.#lanes.set(session.timerId, session)
+    return lane
+  }
+
+  #armLane(session: Session): void {
+    const due = session.lane?.dueMonoMs ?? Number.POSITIVE_INFINITY
+    if (due === Number.POSITIVE_INFINITY) this.#laneWheel.disarm(session.timerId)
+    else this.#laneWheel.arm(session.timerId, due)
+  }
+
+  #laneDue(timerId: number, now: Moment): void {
+    const session = this.#lanes.get(timerId)
+    if (session?.lane === undefined) return
+    session.lane.advance(now)
+    this.#armLane(session)
+  }
+
+  #endLane(session: Session): void {
+    this.#laneWheel.disarm(session.timerId)
+    this.#lanes.delete(session.timerId)
+    this.#freeTimerIds.push(session.timerId)
+    const back = session.lane?.takeBack() ?? []
+    session.lane = undefined
+    for (const { commandId, attempts, messageId } of back) {
+      this.#effects.counts.commandsPending(-1)
+      this.#effects.returnCommand(session.record.deviceKey, { commandId, attempts, messageId })
+    }
+  }
+
+  /** A fate must not be lost: what the full ledger refuses is offered again at every tick. */
+  #writeFate(session: Session, commandId: string, fate: Omit<Fate, 'status'> & { readonly status: number }): void {
+    const values = {
+      commandId,
+      deviceId: session.record.deviceId,
+      epoch: session.epoch,
+      status: fate.status,
+      attempts: fate.attempts,
+      messageId: fate.messageId ?? null,
+      atMs: this.#now.wallMs,
+      reason: fate.reason,
+      result: JSON.stringify(fate.result),
+    }
+    const write = () => this.#effects.appendRow(commandFateRow, values) !== ROW_REFUSED
+    if (this.#unwrittenFates.length > 0 || !write()) this.#unwrittenFates.push(write)
+    this.#effects.commandMoved(commandId, fate.status)
+  }
+
+  #writeFates(): void {
+    while (this.#unwrittenFates.length > 0 && this.#unwrittenFates[0]!()) this.#unwrittenFates.shift()
   }
 
   // ---- one unit of the stream ----------------------------------------------------------------------------------
@@ -348,6 +503,7 @@ export class Shard {
     }
     // head is reused by whatever a fact may cause; what follows needs these
     const messageId = head.messageId
+    record.noteMessageId(messageId)
     if (command.frequent !== true) this.#logUplink(session, command, bytes, from, to, null)
     let storedAt: number | undefined
     if (command.facts !== undefined)
@@ -356,6 +512,10 @@ export class Shard {
         if (position !== undefined) storedAt = position
       }
     if (record.isDirty) this.#dirty.add(session)
+    if (session.lane !== undefined) {
+      session.lane.uplinkSeen(command.name, now)
+      this.#armLane(session)
+    }
     if (command.reply !== 'none') this.#reply(session, command, command.reply, fields, messageId, storedAt)
   }
 
@@ -376,7 +536,7 @@ export class Shard {
     const answer = reply.fields(fields, { nowMs: now.wallMs, memory: session.record.memory })
     if (answer === undefined) return
     const downlink = this.#downlinkOf(protocol, reply.with)
-    const replyId = reply.freshSequence === true ? session.record.nextSequence(now.wallMs) : messageId
+    const replyId = reply.freshSequence === true ? session.record.nextMessageId(now.wallMs) : messageId
     const frame = this.#encode(session, downlink, replyId, answer)
     if (reply.when === 'decoded') {
       this.#send(session, downlink, frame, command, now.monoMs)
@@ -452,6 +612,8 @@ export class Shard {
         words: undefined,
         epoch: connection.birth,
         openedMs: now.wallMs,
+        lane: undefined,
+        timerId: -1,
       }
       connection.sessions.push(session)
       return session
@@ -486,6 +648,8 @@ export class Shard {
       words: this.#directory.standingWords(claim),
       epoch: claim.epoch,
       openedMs: now.wallMs,
+      lane: undefined,
+      timerId: this.#freeTimerIds.pop() ?? this.#timerIds++,
     }
     connection.sessions.push(session)
     this.#sessions.set(key, session)
@@ -494,6 +658,7 @@ export class Shard {
     this.#noteIccid(session)
     this.#dirty.add(session)
     this.#writeSession(session, null, now)
+    this.#effects.deviceOnline(key)
     return session
   }
 
@@ -517,6 +682,7 @@ export class Shard {
     this.#dirty.delete(session)
     if (this.#sessions.get(record.deviceKey) === session) this.#sessions.delete(record.deviceKey)
     if (session.claim === undefined) return
+    this.#endLane(session)
     this.#effects.counts.devices(record.protocol, -1)
     if (this.#directory.giveBack(session.claim)) this.#flushSession(session, now)
     else this.#effects.counts.fenced('close')
@@ -578,13 +744,17 @@ export class Shard {
         return undefined
       }
       case 'portStates':
-        for (const reading of fact.ports) record.notePort(reading)
+        for (const reading of fact.ports) {
+          record.notePort(reading)
+          session.lane?.portSeen(reading.socket, reading.port, reading.state === 'charging', undefined, this.#now)
+        }
         return undefined
       case 'clock':
         record.noteClock(fact.deviceMs, nowMs)
         return undefined
       case 'progress': {
         const { order } = fact
+        session.lane?.portSeen(order.socket, order.port, fact.state === 'charging', order.wireHex, this.#now)
         record.notePort(
           {
             socket: order.socket,
@@ -685,8 +855,14 @@ export class Shard {
       case 'cardSwiped':
       case 'slaveTypes':
       case 'upgradeRequested':
-      case 'result':
         return undefined
+      case 'result': {
+        if (session.lane?.resultReceived(fact, messageId, command.name, this.#now) === true) return undefined
+        // its command has its fate already, or was never ours: the frame in cmd_log is the evidence
+        const downlink = record.protocol.downlinkByName.get(fact.downlink)
+        if (downlink !== undefined) this.#effects.counts.command(downlink, 'late')
+        return undefined
+      }
     }
   }
 

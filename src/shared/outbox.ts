@@ -121,6 +121,9 @@ export class OutboxConsumer {
     this.#words = new Int32Array(memory, 0, OUTBOX_CONTROL_BYTES / 4)
     this.#view = new DataView(memory, OUTBOX_CONTROL_BYTES)
     this.#ringBytes = memory.byteLength - OUTBOX_CONTROL_BYTES
+    // a consumer that replaces a dead one begins behind what that one left unread
+    Atomics.store(this.#words, OUTBOX.released.slot, (position % WORD) | 0)
+    this.#rowsReleased = Atomics.load(this.#words, OUTBOX.rowsWritten.slot) >>> 0
   }
 
   /** Endless position of the last whole row the producer published. */

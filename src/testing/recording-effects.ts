@@ -2,7 +2,7 @@
 import type { Uplink } from '../codec/protocol.ts'
 import { decodeRows, encodeRow, type Field, type RowKind, type RowOf } from '../rows/row.ts'
 import { ROW_KINDS } from '../rows/index.ts'
-import type { CardQuestion, CloseReason, Effects, SessionCounts } from '../session/effects.ts'
+import type { CardQuestion, CloseReason, Effects, ReturnedCommand, SessionCounts } from '../session/effects.ts'
 import { ROW_REFUSED } from '../session/effects.ts'
 
 export interface SentFrame {
@@ -42,15 +42,19 @@ export class RecordingEffects implements Effects {
     ackWithheld: () => this.#count('withheld'),
     rowRefused: (lane) => this.#count(`refused ${lane}`),
     cardLookup: (result) => this.#count(`card ${result}`),
+    command: (command, outcome) => this.#count(`command ${command.name} ${outcome}`),
+    commandSeconds: () => this.#count('command seconds'),
+    commandResent: (command) => this.#count(`resent ${command.name}`),
+    commandsPending: (change) => this.#count('commands pending', change),
   }
 
   #count(what: string, n = 1): void {
     this.counted[what] = (this.counted[what] ?? 0) + n
   }
 
-  send(connectionId: number, frame: Uint8Array, answers: Uplink): boolean {
+  send(connectionId: number, frame: Uint8Array, answers: Uplink | undefined): boolean {
     if (this.stalled.has(connectionId)) return false
-    this.sent.push({ connectionId, hex: Buffer.from(frame).toString('hex'), answers: answers.name })
+    this.sent.push({ connectionId, hex: Buffer.from(frame).toString('hex'), answers: answers?.name ?? '' })
     return true
   }
 
@@ -74,6 +78,22 @@ export class RecordingEffects implements Effects {
 
   askCard(question: CardQuestion): void {
     this.questions.push(question)
+  }
+
+  readonly online: number[] = []
+  readonly returned: { readonly deviceKey: number; readonly command: ReturnedCommand }[] = []
+  readonly moved: { readonly commandId: string; readonly status: number }[] = []
+
+  deviceOnline(deviceKey: number): void {
+    this.online.push(deviceKey)
+  }
+
+  returnCommand(deviceKey: number, command: ReturnedCommand): void {
+    this.returned.push({ deviceKey, command })
+  }
+
+  commandMoved(commandId: string, status: number): void {
+    this.moved.push({ commandId, status })
   }
 
   supersede(shard: number, deviceKey: number, epoch: number): void {

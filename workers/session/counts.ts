@@ -2,7 +2,11 @@
 import type { Downlink, NoiseReason, Protocol, Uplink } from '../../src/codec/protocol.ts'
 import { NOISE_REASONS } from '../../src/codec/protocol.ts'
 import { LANES, type Lane } from '../../src/rows/row.ts'
-import { CLOSE_REASONS, type CloseReason, FENCED_ACTIONS, type FencedAction, type SessionCounts } from '../../src/session/effects.ts'
+import {
+  CLOSE_REASONS,
+  COMMAND_OUTCOMES,
+  type CommandOutcome,
+  type CloseReason, FENCED_ACTIONS, type FencedAction, type SessionCounts } from '../../src/session/effects.ts'
 import type { ThreadCounters } from '../../src/shared/counters.ts'
 
 const slotsOf = <T extends string>(names: readonly T[], slotOf: (name: T) => number) =>
@@ -34,6 +38,20 @@ export function makeCounts(counters: ThreadCounters, protocols: readonly Protoco
   const cards = slotsOf(['answered', 'unavailable', 'refused'] as const, (result) =>
     counters.counter('card_lookups_total', { result }),
   )
+  const commandSlots = new Map<
+    Downlink,
+    { outcomes: Record<CommandOutcome, number>; seconds: number; resends: number }
+  >()
+  for (const protocol of protocols)
+    for (const command of protocol.downlinks.values())
+      commandSlots.set(command, {
+        outcomes: slotsOf(COMMAND_OUTCOMES, (outcome) =>
+          counters.counter('commands_total', { command: command.name, outcome }),
+        ),
+        seconds: counters.histogram('command_seconds', { command: command.name }),
+        resends: counters.counter('command_resends_total', { command: command.name }),
+      })
+  const pending = counters.gauge('commands_pending')
   const takeovers = counters.counter('takeovers_total')
   const withheld = counters.counter('acks_withheld_total')
   const overflow = counters.counter('outbound_overflow_total')
@@ -53,5 +71,9 @@ export function makeCounts(counters: ThreadCounters, protocols: readonly Protoco
     ackWithheld: () => counters.add(withheld),
     rowRefused: (lane: Lane) => counters.add(full[lane]),
     cardLookup: (result) => counters.add(cards[result]),
+    command: (command, outcome) => counters.add(commandSlots.get(command)!.outcomes[outcome]),
+    commandSeconds: (command, seconds) => counters.observe(commandSlots.get(command)!.seconds, seconds),
+    commandResent: (command) => counters.add(commandSlots.get(command)!.resends),
+    commandsPending: (change) => counters.add(pending, change),
   }
 }

@@ -8,14 +8,17 @@ import { closeLog, createLog } from '../../src/main/log.ts'
 import { openCounters } from '../../src/shared/counters.ts'
 import { Directory } from '../../src/shared/directory.ts'
 import { Gate } from '../../src/shared/gate.ts'
-import { OutboxProducer } from '../../src/shared/outbox.ts'
+import { OutboxConsumer, OutboxProducer } from '../../src/shared/outbox.ts'
+import { commandMail } from '../../src/rows/mail.ts'
+import { readRows } from '../../src/rows/row.ts'
+import type { Fields } from '../../src/codec/protocol.ts'
 import type { Moment } from '../../src/session/effects.ts'
 import { Shard } from '../../src/session/shard.ts'
 import { closeDetached } from '../acceptor/handoff.ts'
 import type { Handoff } from '../acceptor/messages.ts'
 import { makeCounts } from './counts.ts'
 import { WorkerEffects } from './worker-effects.ts'
-import type { FromSession, SessionThreadOptions, ToSession } from './messages.ts'
+import type { FromSession, MovedCommand, SessionThreadOptions, ToSession } from './messages.ts'
 import { makeNetDriver } from './net-driver.ts'
 import type { SocketDriver } from './socket-driver.ts'
 
@@ -30,12 +33,20 @@ const counters = openCounters(options.counters, options.countersThread)
 const counts = makeCounts(counters, PROTOCOLS)
 const ledger = new OutboxProducer(options.ledger, options.ledgerPosition)
 const history = new OutboxProducer(options.history, options.historyPosition)
+const mailbox = new OutboxConsumer(options.mailbox, options.mailboxPosition)
 const protocolByIndex = new Map(PROTOCOLS.map((protocol) => [protocol.index, protocol]))
 
 const now = (): Moment => ({ wallMs: Date.now(), monoMs: performance.now() })
 
+/** Commands sent or ended since the last batch; main is told once per batch. */
+let moved: MovedCommand[] = []
+
 /** Rows of the whole batch become visible together: one wake-up, one larger insert. */
 function publish(): void {
+  if (moved.length > 0) {
+    tell({ kind: 'moved', commands: moved })
+    moved = []
+  }
   if (ledger.publish()) tell({ kind: 'rows', lane: 'ledger' })
   if (history.publish()) tell({ kind: 'rows', lane: 'history' })
 }
@@ -64,9 +75,31 @@ const effects = new WorkerEffects({
   history,
   onClosed: () => gate.add(options.shard, 'ended'),
   askCard: (question) => tell({ kind: 'card', question }),
+  deviceOnline: (deviceKey) => tell({ kind: 'online', deviceKey }),
+  returnCommand: (deviceKey, command) => tell({ kind: 'returned', deviceKey, command }),
+  commandMoved: (commandId, status) => moved.push({ commandId, status }),
   supersede: (shardIndex, deviceKey, epoch) => tell({ kind: 'supersede', shard: shardIndex, deviceKey, epoch }),
 })
 const shard = new Shard(options, directory, effects, now())
+
+/** Takes everything out of the mailbox; main wakes us once for as many commands as it has put in. */
+function readMail(): void {
+  do {
+    for (let span = mailbox.take(65_536, 256); span !== undefined; span = mailbox.take(65_536, 256)) {
+      const bytes = new Uint8Array(span.memory).slice(span.fromIndex, span.toIndex)
+      mailbox.release(span.toPosition, span.rows)
+      for (const mail of readRows(bytes, commandMail)) {
+        const { deviceKey, lastMessageId, fields, messageId, ...rest } = mail
+        shard.commandArrived(
+          deviceKey,
+          { ...rest, fields: JSON.parse(fields) as Fields, messageId: messageId ?? undefined },
+          lastMessageId ?? undefined,
+          now(),
+        )
+      }
+    }
+  } while (!mailbox.sleep())
+}
 
 function adopt(handoff: Handoff): void {
   const protocol = protocolByIndex.get(handoff.protocol)!
@@ -105,7 +138,7 @@ function scheduleFlush(): void {
 const timer = setInterval(() => {
   shard.tick(now())
   publish()
-}, 100)
+}, 20)
 const second = setInterval(() => {
   counters.set(counters.gauge('event_loop_delay_seconds', { thread: `session-${options.shard}` }), counters.loopDelaySeconds())
 }, 1_000)
@@ -124,6 +157,14 @@ main.on('message', (message: ToSession) => {
     case 'superseded':
       shard.superseded(message.deviceKey, message.epoch, now())
       break
+    case 'mail':
+      readMail()
+      break
+    case 'cancel': {
+      const { deviceKey, commandId, questionId } = message
+      tell({ kind: 'cancelled', questionId, isCancelled: shard.cancelCommand(deviceKey, commandId, now()) })
+      break
+    }
     case 'drain':
       driver.stopReadingAll()
       shard.flush(now())
@@ -148,4 +189,5 @@ async function stop(): Promise<void> {
   main.close()
 }
 
+readMail()
 tell({ kind: 'ready' })

@@ -1,7 +1,7 @@
 /** What a session thread says and hears: a few numbers per connection, login or batch, never per frame. */
 import type { MessagePort } from 'node:worker_threads'
 import type { CardAnswer } from '../../src/codec/protocol.ts'
-import type { CardQuestion, } from '../../src/session/effects.ts'
+import type { CardQuestion, ReturnedCommand } from '../../src/session/effects.ts'
 import type { ShardOptions } from '../../src/session/shard.ts'
 
 export interface SessionThreadOptions extends ShardOptions {
@@ -10,6 +10,9 @@ export interface SessionThreadOptions extends ShardOptions {
   /** Where the streams of rows stand: not 0 when this thread replaces a dead one. */
   readonly ledgerPosition: number
   readonly historyPosition: number
+  /** Commands from main; where its stream stands: nothing before that is for this thread. */
+  readonly mailbox: SharedArrayBuffer
+  readonly mailboxPosition: number
   readonly directory: SharedArrayBuffer
   readonly gate: SharedArrayBuffer
   readonly counters: SharedArrayBuffer
@@ -18,11 +21,20 @@ export interface SessionThreadOptions extends ShardOptions {
   readonly log: { readonly level: string; readonly serviceName: string; readonly env: string }
 }
 
+/** A command was sent, or has its fate (`outbound_queue.status`). */
+export interface MovedCommand {
+  readonly commandId: string
+  readonly status: number
+}
+
 export type ToSession =
   | { readonly kind: 'acceptor'; readonly port: MessagePort }
   | { readonly kind: 'durable'; readonly position: number; readonly rejected: readonly number[] }
   | { readonly kind: 'card'; readonly questionId: number; readonly answer: CardAnswer | undefined }
   | { readonly kind: 'superseded'; readonly deviceKey: number; readonly epoch: number }
+  /** Commands were put into the mailbox while this thread slept. */
+  | { readonly kind: 'mail' }
+  | { readonly kind: 'cancel'; readonly questionId: number; readonly deviceKey: number; readonly commandId: string }
   /** End sessions, write their rows, but wait for acks on their way. */
   | { readonly kind: 'drain' }
   | { readonly kind: 'stop' }
@@ -33,6 +45,11 @@ export type FromSession =
   | { readonly kind: 'rows'; readonly lane: 'ledger' | 'history' }
   | { readonly kind: 'card'; readonly question: CardQuestion }
   | { readonly kind: 'supersede'; readonly shard: number; readonly deviceKey: number; readonly epoch: number }
+  /** A device has a session here. */
+  | { readonly kind: 'online'; readonly deviceKey: number }
+  | { readonly kind: 'returned'; readonly deviceKey: number; readonly command: ReturnedCommand }
+  | { readonly kind: 'moved'; readonly commands: readonly MovedCommand[] }
+  | { readonly kind: 'cancelled'; readonly questionId: number; readonly isCancelled: boolean }
   /** After `drain`: nothing more will be appended. */
   | { readonly kind: 'drained' }
   | { readonly kind: 'stopped' }

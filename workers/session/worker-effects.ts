@@ -1,7 +1,7 @@
 /** Carries out what session logic asks, on real sockets and shared memory. */
 import type { Uplink } from '../../src/codec/protocol.ts'
 import { encodeRow, type Field, type RowKind, type RowOf } from '../../src/rows/row.ts'
-import type { CardQuestion, CloseReason, Effects, SessionCounts } from '../../src/session/effects.ts'
+import type { CardQuestion, CloseReason, Effects, ReturnedCommand, SessionCounts } from '../../src/session/effects.ts'
 import { ROW_REFUSED } from '../../src/session/effects.ts'
 import { OUTBOX_FULL, type OutboxProducer } from '../../src/shared/outbox.ts'
 import type { ThreadCounters } from '../../src/shared/counters.ts'
@@ -16,6 +16,9 @@ export interface WorkerEffectsParts {
   readonly onClosed: (connectionId: number) => void
   readonly askCard: (question: CardQuestion) => void
   readonly supersede: (shard: number, deviceKey: number, epoch: number) => void
+  readonly deviceOnline: (deviceKey: number) => void
+  readonly returnCommand: (deviceKey: number, command: ReturnedCommand) => void
+  readonly commandMoved: (commandId: string, status: number) => void
 }
 
 export class WorkerEffects implements Effects {
@@ -30,9 +33,9 @@ export class WorkerEffects implements Effects {
     this.counts = parts.counts
   }
 
-  send(connectionId: number, frame: Uint8Array, answers: Uplink, receivedMonoMs: number): boolean {
+  send(connectionId: number, frame: Uint8Array, answers: Uplink | undefined, receivedMonoMs: number): boolean {
     if (!this.#parts.driver.send(connectionId, frame)) return false
-    this.#unwritten.push({ answers, receivedMonoMs })
+    if (answers !== undefined) this.#unwritten.push({ answers, receivedMonoMs })
     return true
   }
 
@@ -65,6 +68,18 @@ export class WorkerEffects implements Effects {
 
   askCard(question: CardQuestion): void {
     this.#parts.askCard(question)
+  }
+
+  deviceOnline(deviceKey: number): void {
+    this.#parts.deviceOnline(deviceKey)
+  }
+
+  returnCommand(deviceKey: number, command: ReturnedCommand): void {
+    this.#parts.returnCommand(deviceKey, command)
+  }
+
+  commandMoved(commandId: string, status: number): void {
+    this.#parts.commandMoved(commandId, status)
   }
 
   supersede(shard: number, deviceKey: number, epoch: number): void {

@@ -32,13 +32,15 @@ interface SocketOptions {
  * Always close with `sql.end({ timeout })`: without a timeout it may wait for long.
  */
 export function connect(url: string, options: ConnectOptions): Sql {
+  const writes: PendingWrites = { mayBe: true }
   const settings = {
     max: options.max,
     // A connection that ends by itself after half an hour would end inside a writer's batch.
     max_lifetime: null,
     connect_timeout: (options.connectTimeoutMs ?? 10_000) / 1000,
-    // The driver's own back-off grows to 20 s; a gateway whose acks wait for commits has to be back sooner.
-    backoff: (attempt: number) => Math.min(0.05 * 2 ** attempt, 1),
+    // The driver's own back-off grows to 20 s; a gateway whose acks wait for commits has to be back sooner. Constant,
+    // because the driver counts attempts by an argument that `openSocket` has to withhold.
+    backoff: () => 0.05,
     onnotice: () => {},
     types: { bigint: { to: 20, from: [20], serialize: String, parse: safeInteger } },
     connection: {
@@ -46,7 +48,11 @@ export function connect(url: string, options: ConnectOptions): Sql {
       statement_timeout: options.statementTimeoutMs ?? 30_000,
       TimeZone: 'UTC',
     },
-    socket: openSocket,
+    socket: (socketOptions: SocketOptions) => openSocket(socketOptions, writes),
+    // The driver calls this before it buffers a query; see PendingWrites.
+    debug: () => {
+      writes.mayBe = true
+    },
   }
   return postgres(url, settings) as unknown as Sql
 }
@@ -57,13 +63,38 @@ function safeInteger(digits: string): number | bigint {
 }
 
 /**
+ * Whether the driver may hold bytes that it writes at the next `setImmediate`.
+ *
+ * When a socket closes in between, driver 3.4.9 cancels that write but still counts it as pending: the next connection
+ * would never send its first byte (read in its `closed` and `write`). So `close` waits until that write has run.
+ */
+interface PendingWrites {
+  mayBe: boolean
+}
+
+/**
  * The driver never sets noDelay, which costs up to 88 ms for a small batch (Nagle against delayed ack).
  *
  * The socket is returned before it connects: the driver attaches its handlers one microtask later, and an attempt that
  * fails at once would otherwise raise an unhandled error, or leave the driver waiting for a close it never sees.
  */
-function openSocket({ host, port, path }: SocketOptions): net.Socket {
+function openSocket({ host, port, path }: SocketOptions, writes: PendingWrites): net.Socket {
   const socket = new net.Socket()
+  writes.mayBe = true
+  // Answers make the driver write too (authentication).
+  socket.on('data', () => {
+    writes.mayBe = true
+  })
+  const emit = socket.emit.bind(socket) as (name: string | symbol, ...args: unknown[]) => boolean
+  socket.emit = (name: string | symbol, ...args: unknown[]): boolean => {
+    if (name !== 'close') return emit(name, ...args)
+    // `false`, whatever happened: told of an error, driver 3.4.9 takes every query for rejected already, and one that
+    // was sent between `error` and `close` would wait for ever (every other time when a connection was cut).
+    if (!writes.mayBe) return emit('close', false)
+    writes.mayBe = false
+    setImmediate(() => socket.emit('close', false))
+    return true
+  }
   // Read by the driver for the server name of TLS.
   Object.assign(socket, { host: host[0], port: port[0] })
   setImmediate(() => {

@@ -2,7 +2,7 @@
  * The BKV protocol: every command its document names, in both directions. What is not here is unknown: it is counted
  * and kept raw by whoever reads frames.
  */
-import type { Downlink, Protocol, Uplink } from '../../codec/protocol.ts'
+import type { Fields, Downlink, Protocol, Uplink } from '../../codec/protocol.ts'
 import * as card from './commands/card.ts'
 import * as network from './commands/network.ts'
 import * as payload from './commands/payload.ts'
@@ -113,7 +113,16 @@ export const bkv: Protocol = {
   parseDeviceId,
   // No default id is documented or seen; erased memory reads as all zeros or, in BCD, as all nines.
   isSharedDefaultId: (deviceNo) => deviceNo <= 0 || deviceNo === DEVICE_NO_MAX,
+  messageIdBits: 32,
   newMemory: () => ({}),
+  // 2: in practice a Unix time; counting on from it keeps sequences apart also after a restart
+  nextMessageId: (last, nowMs) => Math.max((last ?? 0) + 1, Math.floor(nowMs / 1000)) % 2 ** 32 || 1,
+  // 3 and 9: a start is not repeated blindly, its state is asked
+  askAfterStart: (name, fields) => {
+    const { on, socket } = (fields['bkv'] ?? fields) as Fields
+    const isStart = (name === 'control' || name === 'startByPower' || name === 'feeControl') && on === 1
+    return isStart ? { name: 'queryStatus', fields: { socket } } : undefined
+  },
   // business numbers have 16 bits and start over with a replaced board (BKV 9)
   reusesOrderNumbers: true,
 }

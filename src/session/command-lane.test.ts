@@ -1,0 +1,259 @@
+/**
+ * Claims: every command gets exactly one fate, at the latest one ack timeout after its expiry; nothing is sent after
+ * the expiry; two sends are at least the spacing apart; a resend carries the same message id and is sent only where the
+ * document allows it; a start in doubt is asked for, not failed. Tried by named histories and by random ones against
+ * those rules (fast-check prints the seed), with the real command tables.
+ */
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import fc from 'fast-check'
+import type { Fields, Protocol } from '../codec/protocol.ts'
+import { ap3000 } from '../protocols/ap3000/table.ts'
+import { bkv } from '../protocols/bkv/table.ts'
+import { COMMAND_STATUS, CommandLane, type Fate, type LaneCommand, PRIORITY } from './command-lane.ts'
+import type { Moment } from './effects.ts'
+
+const WALL_MS = Date.UTC(2026, 10, 21)
+const at = (monoMs: number): Moment => ({ wallMs: WALL_MS + monoMs, monoMs })
+const OPTIONS = { spacingMs: 500, ackTimeoutMs: 15_000, retries: 1 }
+const WIRE = '12345678123456781234567812345678'
+
+class Bench {
+  readonly sends: { readonly name: string; readonly commandId: string; readonly messageId: number; readonly monoMs: number }[] = []
+  readonly fates = new Map<string, Fate & { readonly monoMs: number }>()
+  readonly lane: CommandLane
+  monoMs = 0
+  #messageId = 100
+
+  constructor(protocol: Protocol, options = OPTIONS) {
+    this.lane = new CommandLane(protocol, options, {
+      send: (command, messageId) => {
+        this.sends.push({ name: command.downlink.name, commandId: command.commandId, messageId, monoMs: this.monoMs })
+        return true
+      },
+      sent: () => {},
+      ended: (command, fate) => {
+        assert.ok(!this.fates.has(command.commandId), `two fates for ${command.commandId}`)
+        this.fates.set(command.commandId, { ...fate, monoMs: this.monoMs })
+      },
+      nextMessageId: () => this.#messageId++,
+    })
+  }
+
+  runTo(monoMs: number): void {
+    while (this.lane.dueMonoMs <= monoMs) {
+      this.monoMs = Math.max(this.monoMs, this.lane.dueMonoMs)
+      this.lane.advance(at(this.monoMs))
+    }
+    this.monoMs = monoMs
+  }
+
+  put(commandId: string, protocol: Protocol, name: string, fields: Fields, more: Partial<LaneCommand> = {}): void {
+    this.lane.enqueue(
+      {
+        commandId,
+        downlink: protocol.downlinkByName.get(name)!,
+        fields,
+        priority: PRIORITY.parameter,
+        expiresMs: WALL_MS + this.monoMs + 60_000,
+        wireHex: '',
+        socket: 0,
+        port: 0,
+        attempts: 0,
+        messageId: undefined,
+        ...more,
+      },
+      at(this.monoMs),
+    )
+  }
+
+  result(downlink: string, messageId: number, ok: boolean, more: object = {}): boolean {
+    const fact = { fact: 'result' as const, downlink, raw: ok ? 0 : 1, ok, reason: ok ? 'ok' : 'no', ...more }
+    return this.lane.resultReceived(fact, messageId, '', at(this.monoMs))
+  }
+}
+
+const locate: Fields = { locateS: 5 }
+const start = { priority: PRIORITY.start, wireHex: WIRE, port: 1 }
+const startFields: Fields = { rateMode: 0, port: 0, command: 1, durationS: 600, orderHex: WIRE, balanceFen: 0, maxChargeS: 0, overloadPowerDw: 0 }
+
+describe('one fate', () => {
+  test('acked by a result with our message id, and by no other', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'locate', locate)
+    const [sent] = bench.sends
+    assert.equal(bench.result('locate', sent!.messageId + 1, true), false)
+    assert.equal(bench.result('reboot', sent!.messageId, true), false)
+    assert.equal(bench.result('locate', sent!.messageId, true), true)
+    assert.equal(bench.fates.get('a')!.status, COMMAND_STATUS.acked)
+    assert.equal(bench.result('locate', sent!.messageId, true), false, 'a second result finds nobody')
+  })
+
+  test('sent again once with the same id, then dead', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'locate', locate)
+    bench.runTo(29_999)
+    assert.deepEqual(bench.sends.map((sent) => [sent.messageId, sent.monoMs]), [[100, 0], [100, 15_000]])
+    assert.equal(bench.fates.size, 0)
+    bench.runTo(30_000)
+    assert.deepEqual([bench.fates.get('a')!.status, bench.fates.get('a')!.attempts], [COMMAND_STATUS.dead, 2])
+    assert.equal(bench.result('locate', 100, true), false, 'late: evidence, not a second fate')
+  })
+
+  test('refused with the device’s own reason', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'startCharge', startFields, start)
+    bench.result('startCharge', 100, false, { reason: 'no_charger', executed: 'no' })
+    assert.deepEqual([bench.fates.get('a')!.status, bench.fates.get('a')!.reason], [COMMAND_STATUS.refused, 'no_charger'])
+  })
+
+  test('never sent after its expiry', () => {
+    const bench = new Bench(ap3000, { ...OPTIONS, spacingMs: 5_000 })
+    for (let index = 0; index < 5; index++)
+      bench.put(`c${index}`, ap3000, 'locate', locate, { expiresMs: WALL_MS + 11_000 })
+    bench.runTo(60_000)
+    assert.deepEqual(bench.sends.map(({ commandId, monoMs }) => [commandId, monoMs]), [['c0', 0], ['c1', 5_000], ['c2', 10_000]])
+    assert.equal(bench.fates.get('c4')!.status, COMMAND_STATUS.expired)
+    assert.equal(bench.fates.get('c2')!.status, COMMAND_STATUS.dead)
+    for (const fate of bench.fates.values()) assert.ok(fate.monoMs <= 11_000 + OPTIONS.ackTimeoutMs)
+  })
+
+  test('cancelled while it waits, not once it is sent', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'locate', locate)
+    bench.put('b', ap3000, 'locate', locate)
+    assert.equal(bench.lane.cancel('a'), false)
+    assert.equal(bench.lane.cancel('b'), true)
+    assert.equal(bench.fates.get('b')!.status, COMMAND_STATUS.cancelled)
+  })
+})
+
+describe('order and pace', () => {
+  test('half a second apart, stop first', () => {
+    const bench = new Bench(ap3000)
+    bench.put('p', ap3000, 'locate', locate)
+    bench.put('q', ap3000, 'locate', locate)
+    bench.put('start', ap3000, 'startCharge', startFields, start)
+    bench.put('stop', ap3000, 'startCharge', { port: 0, command: 0, orderHex: WIRE }, { priority: PRIORITY.stop, port: 1 })
+    bench.runTo(2_000)
+    assert.deepEqual(bench.sends.map(({ commandId, monoMs }) => [commandId, monoMs]), [
+      ['p', 0],
+      ['stop', 500],
+      ['start', 1_000],
+      ['q', 1_500],
+    ])
+  })
+
+  test('what was not finished goes back with its id and count, and is not sent oftener elsewhere', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'locate', locate)
+    bench.runTo(15_000)
+    const [back] = bench.lane.takeBack()
+    assert.deepEqual([back!.attempts, back!.messageId], [2, 100])
+    const other = new Bench(ap3000)
+    other.put('a', ap3000, 'locate', locate, { attempts: back!.attempts, messageId: back!.messageId })
+    other.runTo(40_000)
+    assert.equal(other.sends.length, 0)
+    assert.equal(other.fates.get('a')!.status, COMMAND_STATUS.dead)
+  })
+})
+
+describe('a start in doubt', () => {
+  test('AP3000: after the last try 81 asks, and 06 with our order makes it acked', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'startCharge', startFields, start)
+    bench.runTo(30_500)
+    assert.deepEqual(bench.sends.map((sent) => sent.name), ['startCharge', 'startCharge', 'askStatus'])
+    assert.equal(bench.fates.size, 0, 'unknown, not failed')
+    bench.lane.portSeen(0, 1, true, 'ff'.repeat(16), at(31_000))
+    assert.equal(bench.fates.size, 0, 'another order on the port')
+    bench.lane.portSeen(0, 1, true, WIRE, at(32_000))
+    assert.equal(bench.fates.get('a')!.reason, 'confirmed_by_report')
+  })
+
+  test('AP3000: without evidence it is dead in time', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'startCharge', startFields, start)
+    bench.runTo(80_000)
+    assert.equal(bench.fates.get('a')!.status, COMMAND_STATUS.dead)
+    assert.ok(bench.fates.get('a')!.monoMs <= 75_000)
+  })
+
+  test('AP3000: a result that does not say whether it runs waits for a report, then is refused', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'startCharge', startFields, start)
+    bench.result('startCharge', 100, false, { reason: 'smoke_alarm', executed: 'unknown' })
+    assert.equal(bench.fates.size, 0)
+    bench.runTo(20_000)
+    assert.deepEqual([bench.fates.get('a')!.status, bench.fates.get('a')!.reason], [COMMAND_STATUS.refused, 'smoke_alarm'])
+  })
+
+  test('AP3000: "already so" after a resend means the first one worked', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'startCharge', startFields, start)
+    bench.runTo(15_000)
+    bench.result('startCharge', 100, false, { reason: 'already_in_state', executed: 'no' })
+    assert.equal(bench.fates.get('a')!.status, COMMAND_STATUS.acked)
+  })
+
+  test('BKV: a start is sent once; a new charge on the port confirms it and tells the business number', () => {
+    const bench = new Bench(bkv)
+    const fields = { socket: 2, port: 0, on: 1, mode: 1, minutesMin: 60, energyWh: 0 }
+    bench.put('a', bkv, 'control', fields, { priority: PRIORITY.start, socket: 2, port: 1 })
+    bench.runTo(15_500)
+    assert.deepEqual(bench.sends.map((sent) => sent.name), ['control', 'queryStatus'])
+    bench.lane.portSeen(2, 1, true, '001a', at(16_000))
+    assert.deepEqual(bench.fates.get('a')!.result, { business_no: 26 })
+  })
+})
+
+test('random histories: one fate each, in time, spacing kept, nothing late', () => {
+  fc.assert(
+    fc.property(
+      fc.array(
+        fc.record({
+          what: fc.constantFrom('put', 'put', 'result', 'wait', 'cancel', 'report'),
+          kind: fc.constantFrom('locate', 'startCharge', 'reboot', 'askStatus'),
+          ms: fc.nat(8_000),
+          expiresInMs: fc.integer({ min: 0, max: 40_000 }),
+          which: fc.nat(30),
+          isOk: fc.boolean(),
+        }),
+        { maxLength: 60 },
+      ),
+      (history) => {
+        const bench = new Bench(ap3000)
+        const expiry = new Map<string, number>()
+        for (const { what, kind, ms, expiresInMs, which, isOk } of history) {
+          if (what === 'wait') bench.runTo(bench.monoMs + ms)
+          else if (what === 'put') {
+            const commandId = `c${expiry.size}`
+            expiry.set(commandId, bench.monoMs + expiresInMs)
+            const fields = kind === 'startCharge' ? startFields : kind === 'locate' ? locate : {}
+            bench.put(commandId, ap3000, kind, fields, {
+              expiresMs: WALL_MS + bench.monoMs + expiresInMs,
+              ...(kind === 'startCharge' && start),
+            })
+          } else if (what === 'result') {
+            const sent = bench.sends[which % Math.max(1, bench.sends.length)]
+            if (sent !== undefined) bench.result(sent.name, sent.messageId, isOk)
+          } else if (what === 'cancel') bench.lane.cancel(`c${which}`)
+          else bench.lane.portSeen(0, 1, isOk, WIRE, at(bench.monoMs))
+        }
+        bench.runTo(bench.monoMs + 200_000)
+        assert.equal(bench.lane.count, 0)
+        assert.equal(bench.fates.size, expiry.size)
+        for (const [commandId, fate] of bench.fates) {
+          assert.ok(fate.monoMs <= expiry.get(commandId)! + OPTIONS.ackTimeoutMs + 1, `${commandId} at ${fate.monoMs}`)
+        }
+        for (const sent of bench.sends)
+          if (sent.commandId !== '') assert.ok(sent.monoMs <= expiry.get(sent.commandId)!, 'sent after its expiry')
+        for (let index = 1; index < bench.sends.length; index++) {
+          const gap = bench.sends[index]!.monoMs - bench.sends[index - 1]!.monoMs
+          assert.ok(gap >= OPTIONS.spacingMs, `gap ${gap}`)
+        }
+      },
+    ),
+    { numRuns: 1_000 },
+  )
+})

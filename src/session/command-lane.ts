@@ -1,0 +1,352 @@
+/**
+ * The command lane of one session: what waits for a device, what is on its way, and the one fate each command gets.
+ * Pure: moments and facts come in, frames and fates go out through {@link LaneWorld}.
+ *
+ * Rules: at least `spacingMs` between two sends; stop before start before parameters before firmware before the rest,
+ * inside that in order of arrival; an ack is a result of the right command with our message id; without one the same
+ * frame is sent again, at most `retries` times and never after the expiry; then the command is dead. A start whose
+ * result is missing or says nothing certain is not failed but asked for (AP3000 8, 82; BKV 9): evidence of the running
+ * charge within one ack timeout makes it acked.
+ */
+import type { Fact } from '../codec/facts.ts'
+import type { Downlink, Fields, Protocol } from '../codec/protocol.ts'
+import type { Moment } from './effects.ts'
+
+/** `outbound_queue.status` (contract 7). */
+export const COMMAND_STATUS = { queued: 0, sent: 1, acked: 2, dead: 3, refused: 4, expired: 5, cancelled: 6 } as const
+export type FinalStatus = 2 | 3 | 4 | 5 | 6
+
+/** Smaller goes first. */
+export const PRIORITY = { stop: 0, start: 1, parameter: 2, firmware: 3, background: 4 } as const
+
+export interface LaneCommand {
+  readonly commandId: string
+  readonly downlink: Downlink
+  readonly fields: Fields
+  readonly priority: number
+  /** After this nothing is sent any more. */
+  readonly expiresMs: number
+  /** Of the order that a start begins, where we chose it; '' otherwise. */
+  readonly wireHex: string
+  readonly socket: number
+  /** From 1; 0 when the command is not about a port. */
+  readonly port: number
+  /** Sends so far; more than 0 when it comes back from another session. */
+  readonly attempts: number
+  /** Of the first send; undefined while nothing was sent. */
+  readonly messageId: number | undefined
+}
+
+export interface Fate {
+  readonly status: FinalStatus
+  readonly reason: string
+  readonly attempts: number
+  readonly messageId: number | undefined
+  /** What the device said, in contract words. */
+  readonly result: Readonly<Record<string, unknown>>
+}
+
+export interface LaneWorld {
+  /** @returns false when the connection does not take it: it is being closed */
+  send(command: LaneCommand, messageId: number, attempt: number): boolean
+  sent(command: LaneCommand, messageId: number, attempts: number, isResend: boolean): void
+  ended(command: LaneCommand, fate: Fate, firstSentMonoMs: number | undefined): void
+  nextMessageId(): number
+}
+
+export interface LaneOptions {
+  readonly spacingMs: number
+  readonly ackTimeoutMs: number
+  readonly retries: number
+}
+
+/** The table's default; a table entry with another value means it (firmware). */
+export const TABLE_ACK_MS = 15_000
+
+/** Id of a question of the lane's own: it has no fate, its answer is whatever the device reports. */
+const QUESTION = ''
+
+interface Flying {
+  readonly command: LaneCommand
+  readonly messageId: number
+  attempts: number
+  dueMonoMs: number
+  readonly firstSentMonoMs: number
+  /** Waiting for evidence instead of a result. */
+  watch: { readonly status: FinalStatus; readonly reason: string } | undefined
+  /** The port charged already when the start went out: its state alone proves nothing. */
+  readonly wasCharging: boolean
+}
+
+type ResultFact = Extract<Fact, { fact: 'result' }>
+
+export class CommandLane {
+  readonly #protocol: Protocol
+  readonly #options: LaneOptions
+  readonly #world: LaneWorld
+  #queue: LaneCommand[] = []
+  readonly #flying: Flying[] = []
+  #nextSendMonoMs = Number.NEGATIVE_INFINITY
+  readonly #charging = new Set<number>()
+
+  constructor(protocol: Protocol, options: LaneOptions, world: LaneWorld) {
+    this.#protocol = protocol
+    this.#options = options
+    this.#world = world
+  }
+
+  /** Commands without a fate. */
+  get count(): number {
+    return this.#queue.length + this.#flying.length
+  }
+
+  isInFlight(messageId: number): boolean {
+    return this.#flying.some((flying) => flying.messageId === messageId)
+  }
+
+  /** Takes a command over; it gets its fate here, or goes back by `takeBack`. */
+  enqueue(command: LaneCommand, now: Moment): void {
+    this.#insert(command)
+    this.advance(now)
+  }
+
+  #insert(command: LaneCommand): void {
+    let at = this.#queue.length
+    while (at > 0 && this.#queue[at - 1]!.priority > command.priority) at--
+    this.#queue.splice(at, 0, command)
+  }
+
+  /** @returns true: it had not been sent, and is cancelled now */
+  cancel(commandId: string): boolean {
+    const index = this.#queue.findIndex((command) => command.commandId === commandId)
+    if (index < 0 || this.#queue[index]!.attempts > 0) return false
+    const [command] = this.#queue.splice(index, 1)
+    this.#end(command!, { status: COMMAND_STATUS.cancelled, reason: 'cancelled', attempts: 0 }, undefined, undefined)
+    return true
+  }
+
+  /** The session ends: everything without a fate, for whoever speaks for the device next. */
+  takeBack(): LaneCommand[] {
+    const back = [
+      ...this.#flying.map(({ command, attempts, messageId }) => ({ ...command, attempts, messageId })),
+      ...this.#queue.filter(({ commandId }) => commandId !== QUESTION),
+    ]
+    this.#queue = []
+    this.#flying.length = 0
+    return back
+  }
+
+  /** When to call `advance` next; Infinity when nothing waits. */
+  get dueMonoMs(): number {
+    let due = Number.POSITIVE_INFINITY
+    for (const flying of this.#flying) due = Math.min(due, flying.dueMonoMs)
+    if (this.#queue.length > 0) due = Math.min(due, this.#nextSendMonoMs)
+    return due
+  }
+
+  /** Expires, times out, sends what may go. Call it when due and after anything happened. */
+  advance(now: Moment): void {
+    const late = this.#queue.filter((command) => command.expiresMs <= now.wallMs)
+    if (late.length > 0) this.#queue = this.#queue.filter((command) => command.expiresMs > now.wallMs)
+    for (const command of late) {
+      if (command.commandId === QUESTION) continue
+      // sent before by another session, and its answer will not come here
+      const status = command.attempts > 0 ? COMMAND_STATUS.dead : COMMAND_STATUS.expired
+      const reason = command.attempts > 0 ? 'no_result' : 'expired'
+      this.#end(command, { status, reason, attempts: command.attempts }, command.messageId, undefined)
+    }
+    for (const flying of [...this.#flying]) if (flying.dueMonoMs <= now.monoMs) this.#late(flying, now)
+    this.#sendQueued(now)
+  }
+
+  #sendQueued(now: Moment): void {
+    while (this.#queue.length > 0 && this.#nextSendMonoMs <= now.monoMs) {
+      const command = this.#queue.shift()!
+      if (!this.#firstSend(command, now)) return
+    }
+  }
+
+  #withinMs({ downlink }: LaneCommand): number {
+    if (downlink.result === 'none' || downlink.result.withinMs === TABLE_ACK_MS) return this.#options.ackTimeoutMs
+    return downlink.result.withinMs
+  }
+
+  #triesMax({ downlink }: LaneCommand): number {
+    if (downlink.result === 'none') return 1
+    // the table knows which must not be repeated, and which (firmware) may more often
+    const { tries } = downlink.result
+    return tries === 2 ? 1 + this.#options.retries : tries
+  }
+
+  #firstSend(command: LaneCommand, now: Moment): boolean {
+    const messageId = command.messageId ?? this.#world.nextMessageId()
+    const attempts = command.attempts + 1
+    if (attempts > this.#triesMax(command) && command.attempts > 0) {
+      // it was sent as often as allowed before the connection broke: only evidence can tell now
+      const flying = this.#fly(command, messageId, command.attempts, now)
+      this.#lastTryOver(flying, now)
+      return true
+    }
+    if (!this.#world.send(command, messageId, attempts)) {
+      this.#queue.unshift(command)
+      return false
+    }
+    this.#nextSendMonoMs = now.monoMs + this.#options.spacingMs
+    if (command.commandId === QUESTION) return true
+    this.#world.sent(command, messageId, attempts, command.attempts > 0)
+    const flying = this.#fly(command, messageId, attempts, now)
+    if (command.downlink.result === 'none' && !this.#isAskable(command)) {
+      // nothing answers this one: that it left is all there is to know
+      this.#finish(flying, { status: COMMAND_STATUS.acked, reason: 'sent', attempts }, {})
+    }
+    return true
+  }
+
+  #fly(command: LaneCommand, messageId: number, attempts: number, now: Moment): Flying {
+    const flying: Flying = {
+      command,
+      messageId,
+      attempts,
+      dueMonoMs: now.monoMs + this.#withinMs(command),
+      firstSentMonoMs: now.monoMs,
+      watch: undefined,
+      wasCharging: this.#charging.has(command.socket * 256 + command.port),
+    }
+    this.#flying.push(flying)
+    return flying
+  }
+
+  #late(flying: Flying, now: Moment): void {
+    const { command } = flying
+    if (flying.watch !== undefined) {
+      this.#finish(flying, { ...flying.watch, attempts: flying.attempts }, {})
+      return
+    }
+    const mayRepeat = flying.attempts < this.#triesMax(command) && now.wallMs < command.expiresMs
+    if (!mayRepeat) {
+      this.#lastTryOver(flying, now)
+      return
+    }
+    if (this.#nextSendMonoMs > now.monoMs) {
+      flying.dueMonoMs = this.#nextSendMonoMs
+      return
+    }
+    if (!this.#world.send(command, flying.messageId, flying.attempts + 1)) return
+    flying.attempts++
+    this.#nextSendMonoMs = now.monoMs + this.#options.spacingMs
+    flying.dueMonoMs = now.monoMs + this.#withinMs(command)
+    this.#world.sent(command, flying.messageId, flying.attempts, true)
+  }
+
+  /** No result, and no more sends: dead, unless it is a start, which may run all the same. */
+  #lastTryOver(flying: Flying, now: Moment): void {
+    this.#watch(flying, { status: COMMAND_STATUS.dead, reason: 'no_result' }, now)
+  }
+
+  #isAskable(command: LaneCommand): boolean {
+    return this.#protocol.askAfterStart?.(command.downlink.name, command.fields) !== undefined
+  }
+
+  #watch(flying: Flying, otherwise: { status: FinalStatus; reason: string }, now: Moment): void {
+    const { command } = flying
+    const ask = this.#protocol.askAfterStart?.(command.downlink.name, command.fields)
+    // never later than the expiry plus one ack timeout
+    const watchMs = Math.min(
+      this.#options.ackTimeoutMs,
+      command.expiresMs + this.#options.ackTimeoutMs - now.wallMs,
+    )
+    if (ask === undefined || watchMs <= 0) {
+      this.#finish(flying, { ...otherwise, attempts: flying.attempts }, {})
+      return
+    }
+    flying.watch = otherwise
+    flying.dueMonoMs = now.monoMs + watchMs
+    const downlink = this.#protocol.downlinkByName.get(ask.name)
+    if (downlink === undefined) throw new Error(`${this.#protocol.name}: no downlink ${ask.name}`)
+    // queued like everything else: a question keeps the spacing too
+    const expiresMs = now.wallMs + watchMs
+    this.#insert({ ...command, commandId: QUESTION, downlink, fields: ask.fields, wireHex: '', attempts: 0, messageId: undefined, expiresMs })
+    this.#sendQueued(now)
+  }
+
+  /** A result came. @returns false: nobody waits for it (late, or never asked): evidence only */
+  resultReceived(fact: ResultFact, messageId: number, uplinkName: string, now: Moment): boolean {
+    const flying = this.#flying.find(({ command, messageId: ours }) => {
+      if (command.downlink.name !== fact.downlink) return false
+      if (ours === messageId) return true
+      const { result } = command.downlink
+      // some models answer on their own, without our id; then the socket must fit
+      return result !== 'none' && result.orBy === uplinkName && (fact.socket === undefined || fact.socket === command.socket)
+    })
+    if (flying === undefined) return false
+    const result = {
+      raw: fact.raw,
+      reason: fact.reason,
+      ...(fact.businessNo !== undefined && { business_no: fact.businessNo }),
+      ...(fact.chunk !== undefined && { chunk: fact.chunk }),
+      ...(fact.port !== undefined && { port: fact.port }),
+      ...(fact.socket !== undefined && { socket: fact.socket }),
+    }
+    if (fact.ok) this.#finish(flying, { status: COMMAND_STATUS.acked, reason: fact.reason, attempts: flying.attempts }, result)
+    else if (fact.executed === 'unknown' && flying.watch === undefined)
+      this.#watch(flying, { status: COMMAND_STATUS.refused, reason: fact.reason }, now)
+    else if (fact.reason === 'already_in_state' && flying.attempts > 1)
+      // the first sending worked, its result was lost
+      this.#finish(flying, { status: COMMAND_STATUS.acked, reason: 'already_in_state', attempts: flying.attempts }, result)
+    else this.#finish(flying, { status: COMMAND_STATUS.refused, reason: fact.reason, attempts: flying.attempts }, result)
+    this.advance(now)
+    return true
+  }
+
+  /** An uplink of this name came that may stand for a result (BKV 1017 for 1d). */
+  uplinkSeen(name: string, now: Moment): void {
+    const flying = this.#flying.find(({ command }) => {
+      const { result } = command.downlink
+      return result !== 'none' && result.orBy === name
+    })
+    if (flying === undefined) return
+    this.#finish(flying, { status: COMMAND_STATUS.acked, reason: 'ok', attempts: flying.attempts }, {})
+    this.advance(now)
+  }
+
+  /** A port charges, or does not: what starts in doubt wait for. */
+  portSeen(socket: number, port: number, isCharging: boolean, wireHex: string | undefined, now: Moment): void {
+    const key = socket * 256 + port
+    if (!isCharging) {
+      this.#charging.delete(key)
+      return
+    }
+    this.#charging.add(key)
+    for (const flying of [...this.#flying]) {
+      const { command } = flying
+      const isStart = this.#isAskable(command)
+      if (!isStart || command.socket !== socket || command.port !== port) continue
+      const isOurs = command.wireHex !== '' ? wireHex === command.wireHex : !flying.wasCharging
+      if (!isOurs) continue
+      // a report may overtake the result, which says more (the business number): only doubt is settled by it
+      if (flying.watch === undefined && command.downlink.result !== 'none') continue
+      const businessNo = command.wireHex === '' && wireHex !== undefined ? { business_no: Number.parseInt(wireHex, 16) } : {}
+      this.#finish(
+        flying,
+        { status: COMMAND_STATUS.acked, reason: 'confirmed_by_report', attempts: flying.attempts },
+        businessNo,
+      )
+      this.advance(now)
+    }
+  }
+
+  #finish(flying: Flying, fate: Pick<Fate, 'status' | 'reason' | 'attempts'>, result: Fate['result']): void {
+    this.#flying.splice(this.#flying.indexOf(flying), 1)
+    this.#end(flying.command, fate, flying.messageId, flying.firstSentMonoMs, result)
+  }
+
+  #end(
+    command: LaneCommand,
+    fate: Pick<Fate, 'status' | 'reason' | 'attempts'>,
+    messageId: number | undefined,
+    firstSentMonoMs: number | undefined,
+    result: Fate['result'] = {},
+  ): void {
+    this.#world.ended(command, { ...fate, messageId, result }, firstSentMonoMs)
+  }
+}
