@@ -87,7 +87,6 @@ export function iccidOf(number: number): string {
 /** Start mode of 03 and 06. */
 const MODE = { offlineCard: 0, online: 1, code: 3 } as const
 const STOP = { full: 0x01, maxTime: 0x02, presetTime: 0x03, presetEnergy: 0x04, unplugged: 0x05, server: 0x07 } as const
-const NO_ORDER = new Uint8Array(16)
 const MAX_DURATION_S = 36_000
 
 interface Order {
@@ -671,7 +670,10 @@ export class DeviceAp3000 implements Device {
       return
     }
     this.#awaited.splice(index, 1)
-    if (this.#random.chance(this.#options.replyLoss)) return this.#observer.replyIgnored(name)
+    if (this.#random.chance(this.#options.replyLoss)) {
+      this.#observer.replyIgnored(name)
+      return
+    }
     this.#observer.replyReceived(name, nowMs - entry.intendedMs)
     entry.onReply?.(data, nowMs)
   }
@@ -749,7 +751,10 @@ export class DeviceAp3000 implements Device {
         if (!need(3)) return
         const from = readU16(data, 0)
         const count = data[2] as number
-        if (count > 32) return answer(Uint8Array.of(1))
+        if (count > 32) {
+          answer(Uint8Array.of(1))
+          return
+        }
         const result = new Uint8Array(1 + count)
         for (let index = 0; index < count; index++) result[1 + index] = pile.eeprom.get(from + index) ?? 0xff
         answer(result)
@@ -813,7 +818,10 @@ export class DeviceAp3000 implements Device {
     answer: (result: Uint8Array, afterMs?: number, then?: (atMs: number) => void) => void,
   ): void {
     const last = pile.lastStart
-    if (last?.messageId === messageId && isSame(last.data, data)) return answer(last.result)
+    if (last?.messageId === messageId && isSame(last.data, data)) {
+      answer(last.result)
+      return
+    }
     const ports = this.#options.portCount
     const isStart = data[6] === 1
     let port = data[5] as number

@@ -80,7 +80,7 @@ test('07 start: result with a business number, status 90, end report B0 after th
   const end = stage.peer.seen.find(
     (uplink) => uplink.name !== 'controlResult' && uplink.fields['businessNo'] === businessNo,
   )
-  const { online, bit5, charging, noLoad } = end?.fields['status'] as Record<string, boolean>
+  const { online, bit5, charging, noLoad } = (end?.fields['status'] ?? {}) as Record<string, boolean>
   assert.deepEqual({ online, bit5, charging, noLoad }, { online: true, bit5: true, charging: true, noLoad: false })
   assert.ok(Math.abs((end?.atMs ?? 0) - startMs - 60_000) < 1_000)
   assert.equal(stage.notebook.settlementsAcked.length, 1)

@@ -488,7 +488,10 @@ export class DeviceBkv implements Device {
   #sendReport(atMs: number): void {
     const report = this.#reports[0]
     if (report === undefined) return
-    if (report.sendsOfConnection > this.#options.endRepeats) return this.#world.close(false)
+    if (report.sendsOfConnection > this.#options.endRepeats) {
+      this.#world.close(false)
+      return
+    }
     const name = orderName(report.port, report.businessNo)
     this.#observer.settlementSent(this.deviceId, report.port.port, name, report.sends > 0)
     report.sends++
@@ -583,19 +586,38 @@ export class DeviceBkv implements Device {
   // ---- in ------------------------------------------------------------------------------------------------------------
 
   #frame(outer: number, sequence: number, data: Uint8Array, nowMs: number): void {
-    if (outer === 0x0000) return this.#reply('0000', data, nowMs, sequence)
+    if (outer === 0x0000) {
+      this.#reply('0000', data, nowMs, sequence)
+      return
+    }
     if (outer === 0x1000) {
       const keys = entriesOf(data)
       const sub = keys.get(0x01)
-      if (sub === undefined || sub.length !== 2) return this.#malformed('1000', data)
-      return this.#payloadCommand(readU16(sub, 0), sequence, keys, data, nowMs)
+      if (sub === undefined || sub.length !== 2) {
+        this.#malformed('1000', data)
+        return
+      }
+      this.#payloadCommand(readU16(sub, 0), sequence, keys, data, nowMs)
+      return
     }
-    if (outer === 0x0007) return this.#observer.commandReceived('0007')
+    if (outer === 0x0007) {
+      this.#observer.commandReceived('0007')
+      return
+    }
     const name = outer.toString(16).padStart(4, '0')
-    if (outer !== 0x0015 && outer !== 0x0005) return this.#observer.failed('command.unknown', `${name} ${hexOf(data)}`)
-    if (data.length < 3 || readU16(data, 0) !== data.length - 3) return this.#malformed(name, data)
+    if (outer !== 0x0015 && outer !== 0x0005) {
+      this.#observer.failed('command.unknown', `${name} ${hexOf(data)}`)
+      return
+    }
+    if (data.length < 3 || readU16(data, 0) !== data.length - 3) {
+      this.#malformed(name, data)
+      return
+    }
     const sub = data[2] as number
-    if (outer === 0x0005) return this.#network(sub, sequence, nowMs)
+    if (outer === 0x0005) {
+      this.#network(sub, sequence, nowMs)
+      return
+    }
     this.#socketCommand(sub, sequence, data, nowMs)
   }
 
@@ -603,9 +625,15 @@ export class DeviceBkv implements Device {
   #reply(name: string, data: Uint8Array, nowMs: number, sequence: number): void {
     const index = this.#awaited.findIndex((entry) => entry.name === name)
     const entry = this.#awaited[index]
-    if (entry === undefined) return this.#observer.failed('reply.unexpected', `${name} ${hexOf(data)}`)
+    if (entry === undefined) {
+      this.#observer.failed('reply.unexpected', `${name} ${hexOf(data)}`)
+      return
+    }
     this.#awaited.splice(index, 1)
-    if (this.#random.chance(this.#options.replyLoss)) return this.#observer.replyIgnored(name)
+    if (this.#random.chance(this.#options.replyLoss)) {
+      this.#observer.replyIgnored(name)
+      return
+    }
     this.#observer.replyReceived(name, nowMs - entry.intendedMs)
     entry.onReply?.(data, nowMs, sequence)
   }
@@ -634,7 +662,10 @@ export class DeviceBkv implements Device {
 
   #network(sub: number, sequence: number, nowMs: number): void {
     const name = `0005/${hexByte(sub)}`
-    if (sub < 0x08 || sub > 0x0a) return this.#observer.failed('command.unknown', name)
+    if (sub < 0x08 || sub > 0x0a) {
+      this.#observer.failed('command.unknown', name)
+      return
+    }
     this.#observer.commandReceived(name)
     this.#answer(name, 0x0005, sequence, inner(sub, Uint8Array.of(1)), nowMs)
   }
@@ -644,7 +675,8 @@ export class DeviceBkv implements Device {
     const name = `0015/${hexByte(sub)}`
     switch (sub) {
       case 0x0b:
-        return this.#reply('0015/0b', data, nowMs, sequence)
+        this.#reply('0015/0b', data, nowMs, sequence)
+        return
       case 0x0f:
         // optional ack of the card order: nothing waits for it
         return
@@ -655,20 +687,26 @@ export class DeviceBkv implements Device {
         const head = this.#reports[0]
         const kind = head !== undefined && head.kind !== '1000/1004' ? head.kind : undefined
         const awaited = this.#awaited.find((entry) => entry.report !== undefined && entry.name.startsWith('0015/'))
-        return this.#reply(kind ?? awaited?.name ?? name, data, nowMs, sequence)
+        this.#reply(kind ?? awaited?.name ?? name, data, nowMs, sequence)
+        return
       }
       case 0x1d:
         // the live socket answers with a 1017 report
         this.#observer.commandReceived(name)
-        if (data.length < 4) return this.#malformed(name, data)
+        if (data.length < 4) {
+          this.#malformed(name, data)
+          return
+        }
         this.#agenda.whileConnected(nowMs + this.#options.resultMs, (_, atMs) => this.#status(data[3] as number, atMs))
         return
       case 0x07:
       case 0x17: {
         this.#observer.commandReceived(name)
         const bytesMin = sub === 0x07 ? 11 : 9
-        if (data.length < bytesMin || (sub === 0x17 && data.length < 9 + 6 * (data[8] as number)))
-          return this.#malformed(name, data)
+        if (data.length < bytesMin || (sub === 0x17 && data.length < 9 + 6 * (data[8] as number))) {
+          this.#malformed(name, data)
+          return
+        }
         const port = this.#portOf(data[3] as number, data[4] as number)
         const businessNo = this.#startOrStop(sub, port, data, nowMs)
         const result = Uint8Array.of(businessNo < 0 ? 0 : 1, data[3] as number, data[4] as number, 0, 0)
@@ -678,7 +716,10 @@ export class DeviceBkv implements Device {
       }
       case 0x1b:
         this.#observer.commandReceived(name)
-        if (data.length < 7) return this.#malformed(name, data)
+        if (data.length < 7) {
+          this.#malformed(name, data)
+          return
+        }
         this.#answer(name, 0x0015, sequence, inner(0x1b, Uint8Array.of(data[3] as number, data[4] as number, 1)), nowMs)
         return
       default:
@@ -717,7 +758,8 @@ export class DeviceBkv implements Device {
       case 0x1017:
       case 0x1004:
       case 0x1010:
-        return this.#reply(name, data, nowMs, sequence)
+        this.#reply(name, data, nowMs, sequence)
+        return
       case 0x1007: {
         // its result is unpublished: the next 1017 tells
         this.#observer.commandReceived(name)
@@ -736,7 +778,8 @@ export class DeviceBkv implements Device {
       case 0x1011: {
         this.#observer.commandReceived(name)
         const result = this.#payload(sub, sequence, [entry(0x4a, socket), entry(0x0f, 1)])
-        return this.#answer(name, 0x1000, sequence, result, nowMs)
+        this.#answer(name, 0x1000, sequence, result, nowMs)
+        return
       }
       case 0x1012: {
         this.#observer.commandReceived(name)
@@ -753,7 +796,8 @@ export class DeviceBkv implements Device {
           entry(0x11, 7_000, 2),
           entry(0x10, 5_000, 2),
         ])
-        return this.#answer(name, 0x1000, sequence, result, nowMs)
+        this.#answer(name, 0x1000, sequence, result, nowMs)
+        return
       }
       default:
         this.#observer.failed('command.unknown', `${name} ${hexOf(data)}`)

@@ -118,10 +118,16 @@ export class RoughWire {
       this.#held.push(frame)
       return
     }
-    if (this.#level === 0) return this.#world.send(frame)
+    if (this.#level === 0) {
+      this.#world.send(frame)
+      return
+    }
     const random = this.#random
     if (this.#level >= 2 && random.chance(NOISE_SHARE)) this.#world.send(this.#noise(random))
-    if (!random.chance(CUT_SHARE)) return this.#world.send(frame)
+    if (!random.chance(CUT_SHARE)) {
+      this.#world.send(frame)
+      return
+    }
     // a cut at 0 holds the whole frame, and the next one is glued to it
     const cut = random.below(frame.length)
     if (cut > 0) this.#world.send(frame.slice(0, cut))

@@ -163,10 +163,11 @@ export class DeviceRecord {
 
   /**
    * Writes what is pending. What the lane refuses stays pending.
+   * @param seenFlushMs the time last heard makes a row of its own only when what is written is older than this
    * @returns false when the history lane is full
    */
-  flush(effects: Effects, epoch: number, nextSeq: () => number, nowMs: number): boolean {
-    if (this.#hasPending || this.lastSeenMs > this.#writtenSeenMs) {
+  flush(effects: Effects, epoch: number, nextSeq: () => number, nowMs: number, seenFlushMs: number): boolean {
+    if (this.#hasPending || this.isSeenStale(nowMs, seenFlushMs)) {
       const pending = this.#pending
       const position = effects.appendRow(deviceStateRow, {
         deviceId: this.deviceId,

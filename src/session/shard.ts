@@ -132,6 +132,18 @@ export interface ArrivedCommand extends Omit<LaneCommand, 'downlink'> {
   readonly name: string
 }
 
+const replyNames = new Map<Protocol, Set<string>>()
+
+/** Sent as an answer only, so that what the device says to it (BKV 0f to 0b) is no result of a command. */
+function isReply(protocol: Protocol, downlinkName: string): boolean {
+  let names = replyNames.get(protocol)
+  if (names === undefined) {
+    names = new Set([...protocol.uplinks.values()].flatMap(({ reply }) => (reply === 'none' ? [] : [reply.with])))
+    replyNames.set(protocol, names)
+  }
+  return names.has(downlinkName)
+}
+
 const OUTCOME = {
   [COMMAND_STATUS.acked]: 'acked',
   [COMMAND_STATUS.dead]: 'dead',
@@ -310,8 +322,7 @@ export class Shard {
   /** Writes every state that was held back. */
   flush(now: Moment): void {
     this.#flushDirty(now)
-    for (const session of this.#sessions.values())
-      if (session.record.isSeenStale(now.wallMs, 0)) this.#flushSession(session, now)
+    for (const session of this.#sessions.values()) this.#flushSession(session, now, 0)
   }
 
   /** The gateway stops: what was held back is written, sessions end, connections are closed. */
@@ -684,7 +695,7 @@ export class Shard {
     if (session.claim === undefined) return
     this.#endLane(session)
     this.#effects.counts.devices(record.protocol, -1)
-    if (this.#directory.giveBack(session.claim)) this.#flushSession(session, now)
+    if (this.#directory.giveBack(session.claim)) this.#flushSession(session, now, 0)
     else this.#effects.counts.fenced('close')
     this.#writeSession(session, reason, now)
   }
@@ -860,7 +871,7 @@ export class Shard {
         if (session.lane?.resultReceived(fact, messageId, command.name, this.#now) === true) return undefined
         // its command has its fate already, or was never ours: the frame in cmd_log is the evidence
         const downlink = record.protocol.downlinkByName.get(fact.downlink)
-        if (downlink !== undefined) this.#effects.counts.command(downlink, 'late')
+        if (downlink !== undefined && !isReply(record.protocol, fact.downlink)) this.#effects.counts.command(downlink, 'late')
         return undefined
       }
     }
@@ -948,8 +959,8 @@ export class Shard {
     }
   }
 
-  #flushSession(session: Session, now: Moment): boolean {
-    return session.record.flush(this.#effects, session.epoch, () => this.#seq++, now.wallMs)
+  #flushSession(session: Session, now: Moment, seenFlushMs = this.#options.seenFlushMs): boolean {
+    return session.record.flush(this.#effects, session.epoch, () => this.#seq++, now.wallMs, seenFlushMs)
   }
 
   #send(session: Session, downlink: Downlink, frame: Uint8Array, answers: Uplink, receivedMonoMs: number): void {

@@ -98,13 +98,13 @@ export async function insertSpan(sql: Sql, bytes: Uint8Array): Promise<SpanResul
 }
 
 /** Tries of what may pass at once before it counts as failure. */
-const TRIES = 3
+const TRIES = 5
 /**
  * Contention (serialization, deadlock, a unique key taken at the same moment), and a connection that was cut: the next
- * query opens another, and the first one after a restart may still read the old server's farewell. When the server is
+ * query opens another, but up to three may still read the old connection's end (ECONNRESET, CLOSED, 57P01). When the server is
  * really away the next try says so within milliseconds.
  */
-const PASSING = new Set(['40001', '40P01', '23505', '57P01', 'CONNECTION_CLOSED'])
+const PASSING = new Set(['40001', '40P01', '23505', '57P01', 'CONNECTION_CLOSED', 'ECONNRESET', 'EPIPE'])
 
 async function insertRange(sql: Sql, bytes: Uint8Array, from: number, to: number, result: SpanResult): Promise<void> {
   let failure: Failure | null = null

@@ -36,7 +36,9 @@ test('sessions speak UTC and bound their statements', async () => {
   await sql.end({ timeout: 1 })
 })
 
-test('while the server is away every query fails fast, and the pool comes back by itself', async () => {
+test('while the server is away every query fails fast, and the pool comes back by itself', {
+  timeout: 20_000,
+}, async () => {
   const away = connect('postgres://a:b@127.0.0.1:1/c', { max: 2 })
   for (let tries = 0; tries < 3; tries++) {
     const startedMonoMs = performance.now()
@@ -48,13 +50,17 @@ test('while the server is away every query fails fast, and the pool comes back b
   }
   await away.end({ timeout: 1 })
 
-  const sql = connect(database.url, { max: 1 })
-  const [{ pid }] = await sql<[{ pid: number }]>`select pg_backend_pid() as pid`
-  await database.sql`select pg_terminate_backend(${pid})`
-  const answers = []
-  for (let tries = 0; tries < 3; tries++) answers.push(await sql`select 1`.then(() => 'ok', databaseErrorCode))
-  assert.equal(answers.at(-1), 'ok', String(answers))
-  await sql.end({ timeout: 1 })
+  // Ten times: queries that were lost between the socket's error and its close used to wait for ever.
+  for (let round = 0; round < 10; round++) {
+    const sql = connect(database.url, { max: 1 })
+    const [{ pid }] = await sql<[{ pid: number }]>`select pg_backend_pid() as pid`
+    await database.sql`select pg_terminate_backend(${pid})`
+    const answers: unknown[] = []
+    while (answers.at(-1) !== 'ok' && answers.length < 5)
+      answers.push(await sql`select 1`.then(() => 'ok', databaseErrorCode))
+    assert.equal(answers.at(-1), 'ok', String(answers))
+    await sql.end({ timeout: 1 })
+  }
 })
 
 test('sockets are opened without Nagle', async (t) => {

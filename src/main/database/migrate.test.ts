@@ -24,7 +24,7 @@ after(async () => {
 test('every file opens with why, what it locks and for how long', () => {
   for (const name of readdirSync(MIGRATIONS_DIR)) {
     const head = readFileSync(join(MIGRATIONS_DIR, name), 'utf8').split('\n\n')[0]!
-    assert.match(head, /^-- Why: .+Locks: .+how long: /s, name)
+    assert.match(head, /^-- Why: .+Locks: .+seconds/s, name)
   }
 })
 

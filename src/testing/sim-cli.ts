@@ -1,0 +1,90 @@
+/**
+ * `npm run sim -- [--seeds N] [--from S] [--seed X] [--verbose] [--mutant NAME]`: the simulation over many seeds, or one
+ * seed with everything that happens in it. Ends with 1 at the first seed that fails, and with 1 when something that the
+ * generator should bring about never occurred (from 1,000 seeds on).
+ */
+import { parseArgs } from 'node:util'
+import { COVERAGE, type Covered, type Mutant, MUTANTS } from './sim-world.ts'
+import { simulate, SimulationFailure } from './simulation.ts'
+
+const { values } = parseArgs({
+  options: {
+    seeds: { type: 'string', default: '10000' },
+    from: { type: 'string', default: '1' },
+    seed: { type: 'string' },
+    mutant: { type: 'string' },
+    verbose: { type: 'boolean', default: false },
+  },
+})
+
+function integer(name: string, text: string): number {
+  const value = Number(text)
+  if (Number.isSafeInteger(value) && value >= 0) return value
+  console.error(`--${name} ${text}: not a whole number`)
+  process.exit(2)
+}
+
+const mutant = MUTANTS.find((name) => name === values.mutant) as Mutant | undefined
+if (values.mutant !== undefined && mutant === undefined) {
+  console.error(`--mutant ${values.mutant}: one of ${MUTANTS.join(' ')}`)
+  process.exit(2)
+}
+
+const from = integer('from', values.from)
+const seeds =
+  values.seed !== undefined
+    ? [integer('seed', values.seed)]
+    : Array.from({ length: integer('seeds', values.seeds) }, (_, index) => from + index)
+const say = values.verbose ? (line: string) => console.log(line) : undefined
+const startedMs = performance.now()
+const coverage = new Map<Covered, { count: number; seeds: number }>(
+  COVERAGE.map((name) => [name, { count: 0, seeds: 0 }]),
+)
+let current = 0
+let done = 0
+let events = 0
+let virtualMs = 0
+let settlements = 0
+let toldMs = startedMs
+
+process.on('unhandledRejection', (error) => {
+  console.error(`seed ${current}: ${(error as Error).stack ?? error}\nreplay: npm run sim -- --seed ${current} --verbose`)
+  process.exit(1)
+})
+
+for (const seed of seeds) {
+  current = seed
+  try {
+    const result = await simulate(seed, { ...(mutant && { mutant }), ...(say && { say }) })
+    events += result.events
+    virtualMs += result.virtualMs
+    settlements += result.settlements
+    for (const [name, count] of result.coverage) {
+      const sum = coverage.get(name)!
+      sum.count += count
+      sum.seeds++
+    }
+  } catch (error) {
+    if (!(error instanceof SimulationFailure)) throw error
+    console.error(error.message)
+    process.exit(1)
+  }
+  done++
+  const nowMs = performance.now()
+  if (nowMs - toldMs > 5_000) {
+    toldMs = nowMs
+    console.log(`${done} of ${seeds.length} seeds, ${((nowMs - startedMs) / done).toFixed(1)} ms each`)
+  }
+}
+
+const tookMs = performance.now() - startedMs
+for (const [name, { count, seeds: inSeeds }] of coverage)
+  console.log(`${name.padEnd(40)} ${String(count).padStart(9)} in ${inSeeds} seeds`)
+console.log(
+  `${done} seeds hold: ${events} events, ${(virtualMs / 3_600_000).toFixed(1)} virtual hours, ${settlements} settlements acked, ${(tookMs / 1000).toFixed(1)} s, ${(tookMs / done).toFixed(1)} ms per seed`,
+)
+const missing = COVERAGE.filter((name) => coverage.get(name)!.count === 0)
+if (done >= 1_000 && missing.length > 0) {
+  console.error(`never occurred: ${missing.join(', ')}`)
+  process.exit(1)
+}

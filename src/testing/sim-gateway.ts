@@ -1,0 +1,649 @@
+/**
+ * One start of the gateway: acceptor, session threads, relays and the messages between them, carried out on the virtual
+ * clock. Decisions are the real code; what is here does what workers/acceptor/index.ts, workers/session/index.ts,
+ * src/main/supervisor.ts and src/main/start.ts do on real threads, in the same order.
+ */
+import { identify } from '../../workers/acceptor/identify.ts'
+import type { CardAnswer, Protocol, Uplink } from '../codec/protocol.ts'
+import { LaneRelay, type SpanOutcome } from '../main/relay.ts'
+import { PROTOCOLS } from '../protocols/index.ts'
+import { settlementRow } from '../rows/index.ts'
+import { encodeRow, type Field, LANES, type Lane, type RowKind, type RowOf } from '../rows/row.ts'
+import type { CardQuestion, CloseReason, Effects, SessionCounts } from '../session/effects.ts'
+import { ROW_REFUSED } from '../session/effects.ts'
+import { Shard, type ShardOptions } from '../session/shard.ts'
+import { allocateDirectory, type Claim, type ClaimAnswer, Directory, type StandingWords } from '../shared/directory.ts'
+import { allocateOutbox, OUTBOX_FULL, OutboxConsumer, OutboxProducer, type Span } from '../shared/outbox.ts'
+import { shardOf } from '../shared/rendezvous.ts'
+import { bytesOf, type ModelDatabase, ModelHealth, type ModelSpool, rowNameOf } from './sim-database.ts'
+import type { Line, ServerEnd } from './sim-network.ts'
+import { Channel } from './sim-time.ts'
+import type { World } from './sim-world.ts'
+
+/** The start of every run: what devices and rows call the time. */
+export const WALL_MS = Date.UTC(2026, 10, 21, 8)
+const IDENTIFY_TIMEOUT_MS = 15_000
+const TICK_MS = 200
+export const IDLE_TIMEOUT_MS = 60_000
+
+const shardOptions = (shard: number): ShardOptions => ({
+  shard,
+  idleTimeoutMs: IDLE_TIMEOUT_MS,
+  stateFlushMs: 1_000,
+  seenFlushMs: 40_000,
+  cardLookupTimeoutMs: 2_000,
+  commands: { spacingMs: 500, ackTimeoutMs: 15_000, retries: 1 },
+})
+
+/** What the gateway does that somebody outside checks. */
+export interface Watch {
+  /** A session thread decides to send. */
+  speaks(line: Line, frame: Uint8Array): void
+  closes(line: Line, reason: CloseReason): void
+  claimed(birth: number, deviceKey: number, answer: ClaimAnswer): void
+  /** Rows of the history lane whose ring space is free again: stored, spooled or dropped. */
+  released(names: readonly string[]): void
+  /** Unacked settlements of this device are known to its shard. */
+  hasUnacked(deviceKey: number): boolean
+}
+
+/** A card's standing depends on its number alone, so that an answer meant for another card is recognised. */
+export function cardAnswerOf(cardId: string): CardAnswer {
+  const number = Number.parseInt(cardId, 16)
+  return { status: number % 2 === 0 ? 'ok' : 'expired', rateMode: 'time', balanceFen: number % 10_007, expiresMs: null }
+}
+
+/** The real directory, watched; mutants break it here. */
+class WatchedDirectory extends Directory {
+  readonly #world: World
+  readonly #watch: Watch
+  readonly #keys = new Map<number, number>()
+
+  constructor(memory: SharedArrayBuffer, world: World, watch: Watch) {
+    super(memory)
+    this.#world = world
+    this.#watch = watch
+  }
+
+  override claim(deviceKey: number, birth: number, shard: number): ClaimAnswer {
+    const isMutant = this.#world.mutant === 'olderMayClaim'
+    const answer = super.claim(deviceKey, isMutant ? this.nextEpoch() : birth, shard)
+    if (answer.kind === 'taken') this.#keys.set(answer.claim.slot, deviceKey)
+    this.#watch.claimed(birth, deviceKey, answer)
+    return answer
+  }
+
+  override isStanding(claim: StandingWords): boolean {
+    return super.isStanding(claim) || this.#world.mutant === 'noFence'
+  }
+
+  override giveBack(claim: Claim): boolean {
+    if (super.giveBack(claim)) return true
+    this.#world.covered('close.stale')
+    const key = this.#keys.get(claim.slot)
+    const standing = key === undefined ? undefined : this.look(key)
+    if (this.#world.mutant === 'staleCloseUnbinds' && standing?.isOnline === true) super.giveBack(standing)
+    return false
+  }
+}
+
+/** The real consumer; an assertion of it fails the run instead of a promise that nobody awaits. */
+class WatchedConsumer extends OutboxConsumer {
+  readonly #world: World
+  readonly #onRelease: (position: number) => void
+
+  constructor(memory: SharedArrayBuffer, position: number, world: World, onRelease: (position: number) => void) {
+    super(memory, position)
+    this.#world = world
+    this.#onRelease = onRelease
+  }
+
+  override take(bytesMax: number, rowsMax: number): Span | undefined {
+    try {
+      return super.take(bytesMax, rowsMax)
+    } catch (error) {
+      this.#world.violated('outbox', String(error))
+      return undefined
+    }
+  }
+
+  override release(position: number, rows: number): void {
+    try {
+      super.release(position, rows)
+    } catch (error) {
+      this.#world.violated('outbox', String(error))
+    }
+    this.#onRelease(position)
+  }
+}
+
+interface KeptRow {
+  readonly position: number
+  readonly name: string
+}
+
+/** What main keeps of one shard; survives its session thread. */
+class ShardLanes {
+  readonly memory: Record<Lane, SharedArrayBuffer>
+  readonly consumer: Record<Lane, OutboxConsumer>
+  readonly relay: Record<Lane, LaneRelay>
+  /** Published and not released, in order: names of history rows. */
+  inRing: KeptRow[] = []
+  /** When the history lane last moved. */
+  historyMovedMs = 0
+  spansInFlight = 0
+
+  constructor(gateway: Gateway, world: World, shard: number) {
+    const { plan } = world
+    const { streamPosition } = plan
+    this.memory = {
+      ledger: allocateOutbox(plan.ledgerRingBytes, streamPosition),
+      history: allocateOutbox(plan.historyRingBytes, streamPosition),
+    }
+    this.consumer = {
+      ledger: new WatchedConsumer(this.memory.ledger, streamPosition, world, () => {}),
+      history: new WatchedConsumer(this.memory.history, streamPosition, world, (position) => {
+        this.historyMovedMs = world.time.nowMs
+        let count = 0
+        while (count < this.inRing.length && this.inRing[count]!.position <= position) count++
+        gateway.watch.released(this.inRing.splice(0, count).map(({ name }) => name))
+      }),
+    }
+    const common = {
+      health: gateway.health,
+      after: (ms: number, act: () => void) => world.time.after(ms, () => gateway.isAlive && act()),
+      spansInFlightMax: 3,
+      batchRowsMax: 20,
+      batchBytesMax: 8_192,
+    }
+    const insert = (span: Span, lane: Lane) => this.#insert(gateway, world, shard, span, lane)
+    this.relay = {
+      ledger: new LaneRelay({
+        ...common,
+        lane: 'ledger',
+        consumer: this.consumer.ledger,
+        insert: (span) => insert(span, 'ledger'),
+        onDurable: (position, rejected) => {
+          const told = world.mutant === 'ackOfPutAside' ? [] : rejected
+          gateway.tellDurable(shard, position, told)
+        },
+      }),
+      history: new LaneRelay({
+        ...common,
+        lane: 'history',
+        consumer: this.consumer.history,
+        insert: (span) => insert(span, 'history'),
+        onDurable: () => {},
+        spill: (span) =>
+          gateway.spool.spill(
+            shard,
+            span,
+            () => gateway.isAlive,
+            () => this.relay.history.pump(),
+          ),
+        isSpooling: () => gateway.spool.isSpooling(shard),
+      }),
+    }
+  }
+
+  #insert(gateway: Gateway, world: World, shard: number, span: Span, lane: Lane): Promise<SpanOutcome> {
+    const isLedger = lane === 'ledger'
+    if (isLedger && world.mutant === 'ackBeforeDurable') gateway.tellDurable(shard, span.toPosition, [])
+    this.spansInFlight++
+    const flight = { position: span.toPosition, isDone: false }
+    this.#flights.push(flight)
+    return new Promise((resolve) => {
+      // the writer reads the ring when its turn comes, not when main asks
+      world.time.after(world.random.between(0, 2), () => {
+        if (!gateway.isAlive) return
+        gateway.database.write(
+          bytesOf(span),
+          () => gateway.isAlive,
+          (outcome) => {
+            this.spansInFlight--
+            this.#flights = this.#flights.filter((other) => other !== flight)
+            if (isLedger && outcome.kind === 'stored' && this.#flights.some((other) => other.position < flight.position)) {
+              world.covered('writers.out_of_order')
+              if (world.mutant === 'durableOutOfOrder') gateway.tellDurable(shard, span.toPosition, [])
+            }
+            world.owesTurn = true
+            if (outcome.kind === 'away') {
+              if (isLedger && world.mutant === 'forgetRetry') resolve({ kind: 'stored', rejected: [] })
+              // the answer that main gets for ever when its retry is broken
+              else if (isLedger && world.mutant === 'deafRelay') return
+              else resolve(outcome)
+            } else resolve({ kind: 'stored', rejected: outcome.rejected.map((end) => span.fromPosition + end) })
+          },
+        )
+      })
+    })
+  }
+
+  #flights: { readonly position: number }[] = []
+}
+
+export class Gateway implements ServerEnd {
+  isAlive = true
+  readonly world: World
+  readonly watch: Watch
+  readonly database: ModelDatabase
+  readonly spool: ModelSpool
+  readonly health: ModelHealth
+  readonly directory: Directory
+  readonly lanes: ShardLanes[]
+  /** The session thread of each shard, as main knows it. */
+  readonly threads: (SessionThread | undefined)[]
+  readonly #toAcceptor: Channel
+  /** The same, as the acceptor knows it: it hears of a death a little later. */
+  readonly #doors: (SessionThread | undefined)[]
+  readonly #strangers = new Map<Line, { bytes: Uint8Array; readonly dueMs: number }>()
+
+  constructor(world: World, watch: Watch, database: ModelDatabase, spool: ModelSpool, generation: number) {
+    this.world = world
+    this.watch = watch
+    this.database = database
+    this.spool = spool
+    this.health = new ModelHealth(world, database, () => this.isAlive)
+    spool.opened(this.health)
+    this.directory = new WatchedDirectory(allocateDirectory(64, generation), world, watch)
+    const shards = Array.from({ length: world.plan.shards }, (_, shard) => shard)
+    this.lanes = shards.map((shard) => new ShardLanes(this, world, shard))
+    this.threads = shards.map((shard) => new SessionThread(this, shard))
+    this.#toAcceptor = new Channel(world.time, world.random)
+    this.#doors = [...this.threads]
+    this.#tick()
+  }
+
+  get acksPending(): number {
+    return this.threads.reduce((sum, thread) => sum + (thread?.shard.acksPending ?? 0), 0)
+  }
+
+  get isIdle(): boolean {
+    return this.lanes.every(({ relay }) => LANES.every((lane) => relay[lane].isIdle && relay[lane].rowsPending === 0))
+  }
+
+  // ---- the acceptor ----------------------------------------------------------------------------------------------
+
+  accept(line: Line): void {
+    line.birth = this.directory.nextEpoch()
+    line.isServerOpen = true
+    line.server = this
+    line.heardMs = this.world.time.nowMs
+    this.#strangers.set(line, { bytes: new Uint8Array(0), dueMs: this.world.time.nowMs + IDENTIFY_TIMEOUT_MS })
+  }
+
+  received(line: Line, chunk: Uint8Array): void {
+    const stranger = this.#strangers.get(line)
+    if (stranger === undefined) return
+    const bytes = new Uint8Array(stranger.bytes.length + chunk.length)
+    bytes.set(stranger.bytes)
+    bytes.set(chunk, stranger.bytes.length)
+    stranger.bytes = bytes
+    const identity = identify(PROTOCOLS, bytes, 1_024)
+    if (identity.kind === 'needMore') return
+    this.#strangers.delete(line)
+    if (identity.kind === 'foreign') {
+      this.world.violated('a device is no stranger', `${line.name}: ${Buffer.from(bytes).toString('hex')}`)
+      return
+    }
+    const thread = this.#doors[shardOf(identity.routingKey, this.world.plan.shards)]
+    if (thread === undefined) {
+      this.world.covered('handoff.to_dead_shard')
+      line.letGo(this.world.random.between(1, 60))
+      return
+    }
+    thread.handOver(line, bytes, identity.protocol)
+  }
+
+  ended(line: Line): void {
+    this.#strangers.delete(line)
+  }
+
+  #tick(): void {
+    this.world.time.after(TICK_MS, () => {
+      if (!this.isAlive) return
+      const nowMs = this.world.time.nowMs
+      for (const [line, { dueMs }] of this.#strangers) {
+        if (dueMs > nowMs) break
+        this.#strangers.delete(line)
+        line.letGo(this.world.random.between(1, 60))
+      }
+      this.#checkHistoryMoves(nowMs)
+      this.#tick()
+    })
+  }
+
+  /** The database away is no reason for the history lane to rest: that is what the spool is for. */
+  #checkHistoryMoves(nowMs: number): void {
+    for (const [shard, lanes] of this.lanes.entries()) {
+      if (lanes.inRing.length === 0 || this.spool.isBusy(shard)) lanes.historyMovedMs = nowMs
+      else if (nowMs - lanes.historyMovedMs > 15_000) {
+        this.world.violated('rows move', `shard ${shard}: ${lanes.inRing.length} history rows rest in the ring for 15 s`)
+        lanes.historyMovedMs = nowMs
+      }
+    }
+  }
+
+  // ---- main ------------------------------------------------------------------------------------------------------
+
+  tellDurable(shard: number, position: number, rejected: readonly number[]): void {
+    this.threads[shard]?.durable(position, rejected)
+  }
+
+  answerCard(shard: number, question: CardQuestion): void {
+    const { time, random } = this.world
+    const isSlow = this.world.goesWrong(0.2)
+    time.after(isSlow ? random.between(500, 4_000) : random.between(1, 20), () => {
+      if (!this.isAlive) return
+      const answer = this.database.isUp ? cardAnswerOf(question.cardId) : undefined
+      this.threads[shard]?.card(question.questionId, answer)
+    })
+  }
+
+  /** One session thread ends without a word; the supervisor notices, cleans up, starts another. */
+  crashShard(shard: number): void {
+    const thread = this.threads[shard]
+    if (thread === undefined || !thread.isAlive) return
+    const { world } = this
+    const { time, random } = world
+    world.covered('shard.crash')
+    if (thread.shard.acksPending > 0) world.covered('shard.crash_with_ack_pending')
+    if (thread.hasUnpublished) world.covered('shard.crash_with_unpublished_rows')
+    if (!this.database.isUp) world.covered('shard.crash_during_outage')
+    if (this.lanes[shard]!.spansInFlight > 0) world.covered('shard.crash_with_span_in_flight')
+    if (thread.hasCardQuestion) world.covered('shard.crash_with_card_question')
+    thread.die()
+    time.after(random.between(1, 40), () => {
+      if (!this.isAlive) return
+      this.threads[shard] = undefined
+      this.#toAcceptor.post(() => {
+        this.#doors[shard] = undefined
+      })
+      this.directory.clearShard(shard)
+      time.after(random.between(100, 3_000), () => {
+        if (!this.isAlive) return
+        const replacement = new SessionThread(this, shard)
+        this.threads[shard] = replacement
+        this.#toAcceptor.post(() => {
+          this.#doors[shard] = replacement
+        })
+      })
+    })
+  }
+
+  /** Everything in memory is gone. */
+  crash(): void {
+    const { world } = this
+    world.covered('gateway.crash')
+    if (this.acksPending > 0) world.covered('gateway.crash_with_ack_pending')
+    if (this.lanes.some(({ consumer }) => LANES.some((lane) => consumer[lane].bytesPending > 0)))
+      world.covered('gateway.crash_with_unreleased_rows')
+    if (!this.database.isUp) world.covered('gateway.crash_during_outage')
+    if (!this.spool.isEmpty) world.covered('gateway.crash_with_spool')
+    this.isAlive = false
+    for (const { relay } of this.lanes) for (const lane of LANES) relay[lane].stop()
+    for (const line of this.#strangers.keys()) line.letGo(world.random.between(1, 20_000))
+    for (const thread of this.threads) thread?.die()
+  }
+}
+
+/** workers/session/index.ts with worker-effects.ts and the socket driver's bookkeeping. */
+class SessionThread implements Effects, ServerEnd {
+  isAlive = true
+  readonly shard: Shard
+  readonly counts: SessionCounts
+  readonly #gateway: Gateway
+  readonly #world: World
+  readonly #index: number
+  readonly #lanes: ShardLanes
+  readonly #producer: Record<Lane, OutboxProducer>
+  readonly #toMain: Channel
+  readonly #fromMain: Channel
+  readonly #fromAcceptor: Channel
+  readonly #handedOver = new Map<Line, Uint8Array[]>()
+  readonly #endedEarly = new Set<Line>()
+  readonly #lines: (Line | undefined)[] = []
+  /** As the socket driver: the number freed last is used first. */
+  readonly #freeIds: number[] = []
+  #unpublished: KeptRow[] = []
+  #isFlushScheduled = false
+  readonly #questions = new Set<number>()
+
+  constructor(gateway: Gateway, index: number) {
+    this.#gateway = gateway
+    this.#world = gateway.world
+    this.#index = index
+    const { time, random } = this.#world
+    this.#lanes = gateway.lanes[index]!
+    const { memory, consumer } = this.#lanes
+    const isForgetful = this.#world.mutant === 'shardForgetsPosition'
+    const positionOf = (lane: Lane) => (isForgetful ? consumer[lane].released : consumer[lane].written)
+    this.#producer = {
+      ledger: new OutboxProducer(memory.ledger, positionOf('ledger')),
+      history: new OutboxProducer(memory.history, positionOf('history')),
+    }
+    this.#toMain = new Channel(time, random)
+    this.#fromMain = new Channel(time, random)
+    this.#fromAcceptor = new Channel(time, random)
+    const covered = this.#world.covered.bind(this.#world)
+    this.counts = {
+      uplink: () => {},
+      downlink: () => {},
+      frameError: () => {},
+      connections: () => {},
+      devices: () => {},
+      closed: () => {},
+      takeover: () => {},
+      fenced: (what) => {
+        if (what !== 'close') covered(`fenced.${what}`)
+      },
+      ackWithheld: () => covered('ack.withheld'),
+      rowRefused: (lane) => covered(lane === 'ledger' ? 'ring.full_ledger' : 'ring.full_history'),
+      cardLookup: (result) => {
+        if (result === 'unavailable') covered('card.unanswered')
+      },
+      command: () => {},
+      commandSeconds: () => {},
+      commandResent: () => {},
+      commandsPending: () => {},
+    }
+    this.shard = new Shard(shardOptions(index), gateway.directory, this, this.#now())
+    this.#tick()
+  }
+
+  #now() {
+    const { nowMs } = this.#world.time
+    return { wallMs: WALL_MS + nowMs, monoMs: nowMs }
+  }
+
+  get hasUnpublished(): boolean {
+    return this.#unpublished.length > 0
+  }
+
+  get hasCardQuestion(): boolean {
+    return this.#questions.size > 0
+  }
+
+  #tick(): void {
+    this.#world.time.after(TICK_MS, () => {
+      if (!this.isAlive) return
+      this.shard.tick(this.#now())
+      this.#flush()
+      this.#tick()
+    })
+  }
+
+  die(): void {
+    this.isAlive = false
+    const { random } = this.#world
+    // what it had told main may have been told too late
+    this.#toMain.isCut = random.chance(0.3)
+    this.#fromMain.isCut = true
+    for (const line of [...this.#lines, ...this.#handedOver.keys()])
+      line?.letGo(random.chance(0.8) ? random.between(1, 500) : random.between(1_000, 30_000))
+  }
+
+  // ---- messages ----------------------------------------------------------------------------------------------------
+
+  handOver(line: Line, bytes: Uint8Array, protocol: Protocol): void {
+    const unread: Uint8Array[] = []
+    this.#handedOver.set(line, unread)
+    // between the two threads the kernel keeps what comes
+    line.server = this
+    if (!this.isAlive) {
+      this.#world.covered('handoff.to_dead_shard')
+      line.letGo(this.#world.random.between(1, 100))
+      return
+    }
+    this.#fromAcceptor.post(() => {
+      if (!this.isAlive || !this.#handedOver.delete(line)) return
+      const id = this.#freeIds.pop() ?? this.#lines.length
+      line.connectionId = id
+      this.#lines[id] = line
+      this.shard.connectionOpened(
+        { connectionId: id, protocol, birth: line.birth, remoteAddress: `192.0.2.1:${line.number}` },
+        this.#now(),
+      )
+      this.#hear(line, bytes)
+      for (const chunk of unread) this.#hear(line, chunk)
+      if (this.#endedEarly.delete(line)) this.#peerClosed(line, 'peer_closed')
+      this.#scheduleFlush()
+    })
+  }
+
+  durable(position: number, rejected: readonly number[]): void {
+    this.#fromMain.post(() => {
+      this.shard.durableReached(position, rejected, this.#now())
+      this.#scheduleFlush()
+    })
+  }
+
+  card(questionId: number, answer: CardAnswer | undefined): void {
+    this.#fromMain.post(() => {
+      this.#questions.delete(questionId)
+      this.shard.cardAnswered(questionId, answer, this.#now())
+      this.#scheduleFlush()
+    })
+  }
+
+  // ---- sockets -----------------------------------------------------------------------------------------------------
+
+  received(line: Line, bytes: Uint8Array): void {
+    const unread = this.#handedOver.get(line)
+    if (unread !== undefined) unread.push(bytes)
+    else this.#hear(line, bytes)
+    this.#scheduleFlush()
+  }
+
+  #hear(line: Line, bytes: Uint8Array): void {
+    if (this.#lines[line.connectionId] !== line) return
+    // the driver reads into one buffer that the next read overwrites: nothing may keep a view of it
+    const chunk = bytes.slice()
+    this.shard.chunkReceived(line.connectionId, chunk, this.#now())
+    chunk.fill(0xee)
+  }
+
+  ended(line: Line, isReset: boolean): void {
+    if (this.#handedOver.has(line)) this.#endedEarly.add(line)
+    else this.#peerClosed(line, isReset ? 'peer_reset' : 'peer_closed')
+    this.#scheduleFlush()
+  }
+
+  #peerClosed(line: Line, reason: CloseReason): void {
+    const id = line.connectionId
+    if (this.#lines[id] !== line) return
+    this.#lines[id] = undefined
+    this.#freeIds.push(id)
+    line.isServerOpen = false
+    this.shard.connectionClosed(id, reason, this.#now())
+  }
+
+  /** What was done in this turn becomes visible at its end: rows to main, frames to devices. */
+  #scheduleFlush(): void {
+    if (this.#isFlushScheduled) return
+    this.#isFlushScheduled = true
+    const { time, random } = this.#world
+    time.after(random.between(0, 2), () => {
+      this.#isFlushScheduled = false
+      if (this.isAlive) this.#flush()
+    })
+  }
+
+  #flush(): void {
+    for (const row of this.#unpublished) this.#lanes.inRing.push(row)
+    this.#unpublished = []
+    for (const lane of LANES)
+      if (this.#producer[lane].publish())
+        this.#toMain.post(() => {
+          if (this.#gateway.isAlive) this.#lanes.relay[lane].pump()
+        })
+    for (const line of this.#lines) if (line !== undefined && line.queued.length > 0) this.#write(line)
+  }
+
+  #write(line: Line): void {
+    for (const frame of line.queued) line.down.send(frame)
+    line.queued = []
+  }
+
+  // ---- effects -----------------------------------------------------------------------------------------------------
+
+  send(connectionId: number, frame: Uint8Array, _answers: Uplink | undefined): boolean {
+    const line = this.#lines[connectionId]
+    if (line === undefined) return true
+    this.#gateway.watch.speaks(line, frame)
+    line.queued.push(frame)
+    this.#scheduleFlush()
+    return true
+  }
+
+  close(connectionId: number, reason: CloseReason): void {
+    const line = this.#lines[connectionId]
+    if (line === undefined) return
+    this.#gateway.watch.closes(line, reason)
+    this.#write(line)
+    this.#lines[connectionId] = undefined
+    this.#freeIds.push(connectionId)
+    line.letGo(this.#world.random.between(1, 100))
+  }
+
+  appendRow<F extends Record<string, Field>>(row: RowKind<F>, values: RowOf<F>): number {
+    const bytes = encodeRow(row, values)
+    const producer = this.#producer[row.lane]
+    const before = producer.position
+    const position = producer.append(bytes)
+    if (position === OUTBOX_FULL) {
+      this.counts.rowRefused(row.lane)
+      return ROW_REFUSED
+    }
+    if (position - before !== bytes.length) this.#world.covered('ring.wrapped')
+    if (before < 2 ** 32 && position >= 2 ** 32) this.#world.covered('position.wrapped')
+    if (row.lane === 'history') this.#unpublished.push({ position, name: rowNameOf(row.kind, values) })
+    else if (row.kind === settlementRow.kind) this.#scheduleFlush()
+    return position
+  }
+
+  askCard(question: CardQuestion): void {
+    this.#questions.add(question.questionId)
+    this.#toMain.post(() => {
+      if (this.#gateway.isAlive) this.#gateway.answerCard(this.#index, question)
+    })
+  }
+
+  supersede(shard: number, deviceKey: number, epoch: number): void {
+    this.#toMain.post(() => this.#gateway.threads[shard]?.superseded(deviceKey, epoch))
+  }
+
+  superseded(deviceKey: number, epoch: number): void {
+    this.#fromMain.post(() => {
+      const connections = this.shard.connections
+      this.shard.superseded(deviceKey, epoch, this.#now())
+      if (this.shard.connections === connections) this.#world.covered('superseded.late')
+      this.#scheduleFlush()
+    })
+  }
+
+  // commands have a simulation of their own world: none are sent here
+  deviceOnline(): void {}
+  returnCommand(): void {}
+  commandMoved(): void {}
+}

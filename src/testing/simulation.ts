@@ -1,0 +1,732 @@
+/**
+ * The whole gateway in one thread, from one seed, on a clock that stands still while an event runs.
+ *
+ * Claimed: whatever devices, network, database and threads do,
+ * 1. no ack before durable: what a device counts as acked is in the database at that moment;
+ * 2. no row twice, none contradicting what the device sent, and no two rows under one name;
+ * 3. none lost: settlements once acked, and history rows once their ring space was given up (unless the full spool
+ *    dropped them);
+ * 4. one speaker per device: no session thread sends for a device while a newer open connection was answered for it,
+ *    no connection is closed as superseded, or refused, without a newer one; in the end the directory says online for
+ *    exactly the devices whose newest connection is open;
+ * 5. epochs of a device only grow, over restarts too, and its rows end up with the newest one's values;
+ * 6. the protocol is kept: each reply answers one uplink of that device on that connection, none twice;
+ * 7. rings and relays keep their own invariants and come to rest empty;
+ * 8. once faults stop, every ended order is stored once and acked, every device is connected, nothing is outstanding.
+ *
+ * Tried by: 1 to 3 shards and 3 to 6 AP3000 doubles; delays, cuts, glue, half-open connections, database outages,
+ * writers that finish out of order, answers lost after the commit, crashes of a shard and of the process (see
+ * `COVERAGE` in sim-world.ts). Replay: `npm run sim -- --seed X --verbose`.
+ *
+ * Real code: identify, rendezvous, Directory, Shard with its codec, outboxes, rows, LaneRelay. Modelled: sockets,
+ * threads and their messages, database, health, spool. Commands to devices are not part of it.
+ */
+import { ap3000DeviceNo, DeviceAp3000, iccidOf } from '../../loadtest/device-ap3000.ts'
+import type { DeviceObserver, DeviceWorld, FailureKind } from '../../loadtest/device.ts'
+import { deviceKey } from '../codec/protocol.ts'
+import { ap3000 } from '../protocols/ap3000/table.ts'
+import { LANES } from '../rows/row.ts'
+import type { CloseReason } from '../session/effects.ts'
+import type { ClaimAnswer } from '../shared/directory.ts'
+import { Random } from './random.ts'
+import { ModelDatabase, ModelSpool, settlementKeyOf } from './sim-database.ts'
+import { cardAnswerOf, Gateway, IDLE_TIMEOUT_MS, WALL_MS, type Watch } from './sim-gateway.ts'
+import { type DeviceEnd, Line } from './sim-network.ts'
+import { VirtualTime } from './sim-time.ts'
+import { type Covered, FAULTS, type Fault, type Mutant, type Plan, World } from './sim-world.ts'
+
+export interface SimulationOptions {
+  /** A fault planted on purpose. */
+  readonly mutant?: Mutant
+  /** Told every event worth reading, as text. */
+  readonly say?: (line: string) => void
+}
+
+export interface SimulationResult {
+  readonly seed: number
+  readonly events: number
+  readonly virtualMs: number
+  readonly settlements: number
+  readonly coverage: ReadonlyMap<Covered, number>
+}
+
+export class SimulationFailure extends Error {
+  readonly seed: number
+  readonly invariant: string
+
+  constructor(seed: number, atMs: number, invariant: string, detail: string) {
+    super(
+      `seed ${seed} at ${(atMs / 1000).toFixed(3)} s: ${invariant}: ${detail}\nreplay: npm run sim -- --seed ${seed} --verbose`,
+    )
+    this.seed = seed
+    this.invariant = invariant
+  }
+}
+
+/** After the last fault everything must have come to rest within this. */
+const CALM_MS_MAX = 240_000
+/** Continuations behind one resolved promise: LaneRelay needs three turns, the rest is slack. */
+const TURNS = 6
+const SETTLEMENT = 0x03
+const CARD_SWIPE = 0x02
+/** Commands below this are the device's own; their answers carry the same code. */
+const FIRST_DOWNLINK = 0x30
+
+const hexOf = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('hex')
+
+/** @throws SimulationFailure at the first thing that does not hold */
+export async function simulate(seed: number, options: SimulationOptions = {}): Promise<SimulationResult> {
+  const simulation = new Simulation(seed, options)
+  return simulation.run()
+}
+
+function drawPlan(random: Random): Plan {
+  const weight = () => random.pick([0, 0.3, 1, 1, 3])
+  const faultWeights = Object.fromEntries(FAULTS.map((fault) => [fault, weight()])) as Record<Fault, number>
+  // a crash of everything ends most stories: rarer than the rest
+  faultWeights.gatewayCrash /= 5
+  faultWeights.shardCrash /= 2
+  return {
+    shards: 1 + random.below(3),
+    devices: 3 + random.below(4),
+    ledgerRingBytes: random.pick([1_024, 2_048, 4_096, 16_384]),
+    historyRingBytes: random.pick([4_096, 8_192, 16_384, 65_536]),
+    spoolBytesMax: random.pick([4_096, 16_384, 1_000_000, 1_000_000]),
+    faultMs: random.between(60_000, 120_000),
+    faultEveryMs: random.pick([2_000, 5_000, 10_000]),
+    faultWeights,
+    withoutIccidShare: random.pick([0, 0.3, 0.6]),
+    doubledShare: random.pick([0, 0.05, 0.3]),
+    noiseShare: random.pick([0, 0.02]),
+    slowWriterShare: random.pick([0, 0.05, 0.3]),
+    lostAnswerShare: random.pick([0, 0.02, 0.1]),
+    putAsideShare: random.pick([0, 0, 0.1]),
+    streamPosition: random.pick([0, 2 ** 32 - 4_096, 2 ** 33 - 1_024 * (1 + random.below(64))]),
+  }
+}
+
+class Simulation implements Watch {
+  readonly #seed: number
+  readonly #world: World
+  readonly #faults: Random
+  readonly #database: ModelDatabase
+  readonly #spool: ModelSpool
+  readonly #devices: SimDevice[]
+  readonly #lineByBirth = new Map<number, Line>()
+  /** Open at the server, by device key: who may compete for the word. */
+  readonly #openLines = new Set<Line>()
+  readonly #lastEpoch = new Map<number, number>()
+  /** Connection whose claim was taken last, by device key. */
+  readonly #holder = new Map<number, Line>()
+  readonly #newestClaimedBirth = new Map<number, number>()
+  readonly #owed = new Set<string>()
+  readonly #truth = new Map<string, string>()
+  readonly #acked = new Set<string>()
+  readonly #ackSent = new Map<string, number>()
+  readonly #started = new Set<string>()
+  #gateway: Gateway | undefined
+  #generation = 0
+  #lines = 0
+  #events = 0
+
+  constructor(seed: number, options: SimulationOptions) {
+    this.#seed = seed
+    const random = new Random(seed, 0x51)
+    this.#faults = random.fork()
+    const plan = drawPlan(random.fork())
+    this.#world = new World(new VirtualTime(), random, plan, options.mutant, options.say)
+    this.#world.trace(() => `plan ${JSON.stringify(plan)}`)
+    this.#database = new ModelDatabase(this.#world, this.#truth)
+    this.#spool = new ModelSpool(this.#world, this.#database)
+    this.#startGateway()
+    this.#devices = Array.from({ length: plan.devices }, (_, index) => new SimDevice(this, this.#world, seed, index))
+  }
+
+  get gateway(): Gateway | undefined {
+    return this.#gateway
+  }
+
+  // ---- the run -----------------------------------------------------------------------------------------------------
+
+  async run(): Promise<SimulationResult> {
+    const { time, plan } = this.#world
+    for (const device of this.#devices) device.powerOn(this.#faults.between(0, 3_000))
+    this.#planOrder()
+    this.#planFault()
+    await this.#until(plan.faultMs)
+
+    this.#calmDown()
+    const deadlineMs = time.nowMs + CALM_MS_MAX
+    while (!this.#isAtRest() && time.nowMs < deadlineMs) await this.#until(time.nowMs + 1_000)
+    this.#checkRest()
+    // one more flush interval: the newest state is on its way or stored
+    await this.#until(time.nowMs + 3_000)
+    this.#checkState()
+
+    const lost = this.#devices.filter((_, index) => index % 3 === this.#seed % 3)
+    for (const device of lost) device.powerOff(this.#faults)
+    await this.#until(time.nowMs + IDLE_TIMEOUT_MS + 5_000)
+    this.#checkDirectory()
+
+    for (const device of this.#devices) device.quiet()
+    await this.#until(time.nowMs + 10_000)
+    for (const device of this.#devices)
+      if (device.double.outstanding > 0)
+        this.#world.violated('liveness', `${device.double.deviceId}: ${device.double.outstanding} outstanding when quiet`)
+    this.#raise()
+    return {
+      seed: this.#seed,
+      events: this.#events,
+      virtualMs: time.nowMs,
+      settlements: this.#acked.size,
+      coverage: this.#world.coverage,
+    }
+  }
+
+  async #until(untilMs: number): Promise<void> {
+    const world = this.#world
+    for (;;) {
+      let isMore: boolean
+      try {
+        isMore = world.time.step(untilMs)
+      } catch (error) {
+        if (error instanceof SimulationFailure) throw error
+        world.violated('no exception', (error as Error).stack ?? String(error))
+        isMore = false
+      }
+      this.#events++
+      // every promise here is settled by an event, so that this many turns are the same in every run
+      while (world.owesTurn) {
+        world.owesTurn = false
+        for (let turn = 0; turn < TURNS; turn++) await undefined
+      }
+      if (world.failure !== undefined) this.#raise()
+      if (!isMore) break
+    }
+    if (world.time.nowMs < untilMs) world.time.nowMs = untilMs
+  }
+
+  #raise(): void {
+    const { failure } = this.#world
+    if (failure !== undefined) throw new SimulationFailure(this.#seed, failure.atMs, failure.invariant, failure.detail)
+  }
+
+  #startGateway(): void {
+    if (this.#world.mutant !== 'sameGeneration' || this.#generation === 0) this.#generation++
+    this.#gateway = new Gateway(this.#world, this, this.#database, this.#spool, this.#generation)
+    this.#world.trace(() => `gateway started, generation ${this.#generation}`)
+  }
+
+  dial(device: SimDevice): Line {
+    const line = new Line(this.#world, ++this.#lines, device.double.deviceId, device)
+    line.isWithoutIccid = this.#world.goesWrong(this.#world.plan.withoutIccidShare)
+    const { time, random } = this.#world
+    time.after(random.between(1, 80), () => {
+      if (!line.isDeviceOpen) return
+      const gateway = this.#gateway
+      if (gateway === undefined || !gateway.isAlive) {
+        this.#world.covered('connection.refused')
+        device.lineEnded(line, 'refused')
+        return
+      }
+      gateway.accept(line)
+      for (const other of this.#openLines) if (!other.isServerOpen) this.#openLines.delete(other)
+      this.#openLines.add(line)
+      this.#lineByBirth.set(line.birth, line)
+      time.after(random.between(1, 80), () => device.lineOpened(line))
+    })
+    return line
+  }
+
+  // ---- what goes wrong ---------------------------------------------------------------------------------------------
+
+  #planOrder(): void {
+    const random = this.#faults
+    this.#world.time.after(random.between(500, 6_000), () => {
+      if (this.#world.isCalm) return
+      random.pick(this.#devices).startOrder(random.chance(0.5))
+      this.#planOrder()
+    })
+  }
+
+  #planFault(): void {
+    const { plan, time } = this.#world
+    const random = this.#faults
+    time.after(-Math.log(1 - random.unit()) * plan.faultEveryMs, () => {
+      if (this.#world.isCalm) return
+      const total = FAULTS.reduce((sum, fault) => sum + plan.faultWeights[fault], 0)
+      let draw = random.unit() * total
+      const fault = FAULTS.find((candidate) => (draw -= plan.faultWeights[candidate]) < 0)
+      if (fault !== undefined) this.#cause(fault)
+      this.#planFault()
+    })
+  }
+
+  #cause(fault: Fault): void {
+    const world = this.#world
+    const random = this.#faults
+    const device = random.pick(this.#devices)
+    const line = device.line
+    world.trace(() => `fault ${fault} (${line?.name ?? device.double.deviceId})`)
+    switch (fault) {
+      case 'outage':
+        return this.#outage(random.chance(0.3) ? random.between(10_000, 45_000) : random.between(300, 8_000))
+      case 'shardCrash':
+        return this.#gateway?.crashShard(random.below(world.plan.shards))
+      case 'gatewayCrash':
+        return this.#crashGateway()
+      default:
+    }
+    if (line === undefined || !line.isDeviceOpen || !line.isServerOpen) return
+    switch (fault) {
+      case 'cut':
+        world.covered('connection.cut')
+        device.hangUp('cut')
+        line.abandonedByDevice(random.between(0, 3_000), random.chance(0.5))
+        return
+      case 'halfOpen':
+        world.covered('connection.half_open')
+        if (random.chance(0.5)) line.up.stall(random.between(100, 20_000))
+        device.hangUp('half-open')
+        line.abandonedByDevice(random.chance(0.3) ? undefined : random.between(5_000, 70_000), random.chance(0.7))
+        return
+      case 'deadAtServer':
+        world.covered('connection.dead_at_server')
+        line.lostByServer(random.between(100, 25_000))
+        return
+      case 'stall':
+        world.covered('connection.stalled')
+        random.pick([line.up, line.down]).stall(random.between(500, 10_000))
+        return
+      case 'reconnectTwice':
+        // a module that restarts over and over: several connections of one device in the acceptor at once
+        device.hangUp('restart')
+        line.up.stall(random.between(0, 4_000))
+        line.abandonedByDevice(random.between(500, 30_000), true)
+        world.time.after(random.between(20, 6_000), () => {
+          const next = device.line
+          if (next === undefined || world.isCalm) return
+          next.up.stall(random.between(0, 3_000))
+          device.hangUp('restart')
+          next.abandonedByDevice(random.between(100, 20_000), true)
+        })
+        return
+      default:
+    }
+  }
+
+  #outage(ms: number): void {
+    const world = this.#world
+    if (!this.#database.isUp) return
+    world.covered('outage')
+    if ((this.#gateway?.acksPending ?? 0) > 0) world.covered('outage.with_ack_pending')
+    this.#database.isUp = false
+    world.time.after(ms, () => {
+      this.#database.isUp = true
+      world.trace(() => 'outage over')
+    })
+  }
+
+  #crashGateway(): void {
+    const gateway = this.#gateway
+    if (gateway === undefined) return
+    gateway.crash()
+    this.#gateway = undefined
+    for (const key of this.#acked) if (!this.#database.settlements.has(key)) this.#world.violated('none lost once acked', key)
+    const start = () => {
+      // the generation comes from the database: without it there is no start
+      if (this.#database.isUp) this.#startGateway()
+      else this.#world.time.after(500, start)
+    }
+    this.#world.time.after(this.#faults.between(300, 8_000), start)
+  }
+
+  #calmDown(): void {
+    this.#world.trace(() => 'calm from here on')
+    this.#world.isCalm = true
+    this.#database.isUp = true
+    this.#database.poison.clear()
+  }
+
+  // ---- what devices do ---------------------------------------------------------------------------------------------
+
+  /** Looks at every frame a device sends, before the network has it. */
+  frameSent(line: Line, frame: Uint8Array): void {
+    const command = frame[11] as number
+    const key = uplinkKeyOf(frame)
+    line.unanswered.set(key, (line.unanswered.get(key) ?? 0) + 1)
+    if (command !== SETTLEMENT) return
+    const data = frame.subarray(12)
+    const u16 = (at: number) => data[at]! | (data[at + 1]! << 8)
+    const mode = data[7] as number
+    const card = hexOf(data.subarray(8, 12))
+    const order = settlementKeyOf(formatDevice(frame), data[6]! + 1, hexOf(data.subarray(13, 29)))
+    const content = `${u16(0)} s ${u16(2)} ${u16(4)} mode ${mode} card ${mode === 1 ? null : card} end ${data[12]}`
+    if (!this.#truth.has(order)) {
+      this.#truth.set(order, content)
+      if (this.#world.goesWrong(this.#world.plan.putAsideShare)) this.#database.poison.set(order, 1 + this.#faults.below(2))
+    } else if (this.#truth.get(order) !== content) this.#world.violated('the double repeats itself', order)
+    this.#orderOf.set(`${line.number} ${key}`, order)
+  }
+
+  /** Which order an ack is about, by connection and uplink. */
+  readonly #orderOf = new Map<string, string>()
+
+  started(deviceId: string, port: number, order: string): void {
+    this.#started.add(settlementKeyOf(deviceId, port + 1, order))
+  }
+
+  acked(deviceId: string, port: number, order: string): void {
+    const key = settlementKeyOf(deviceId, port + 1, order)
+    this.#acked.add(key)
+    this.#mustBeStored(key, 'the device has its ack')
+  }
+
+  #mustBeStored(key: string, why: string): void {
+    const rows = this.#database.settlements.get(key)?.length ?? 0
+    if (rows !== 1) this.#world.violated('no ack before durable', `${why}, settlement ${key} has ${rows} rows`)
+  }
+
+  // ---- what the gateway does ---------------------------------------------------------------------------------------
+
+  speaks(line: Line, frame: Uint8Array): void {
+    const world = this.#world
+    const command = frame[11] as number
+    const deviceNo = numberOf(frame)
+    world.trace(() => `${line.name} < ${command.toString(16)} ${hexOf(frame)}`)
+    for (const other of this.#openLines)
+      if (other.birth > line.birth && other.isServerOpen && other.answered.has(deviceNo))
+        world.violated('one speaker per device', `${line.name} is answered, the newer ${other.name} was already`)
+    line.answered.add(deviceNo)
+    if (command >= FIRST_DOWNLINK) return
+    const key = uplinkKeyOf(frame)
+    const unanswered = line.unanswered.get(key) ?? 0
+    if (unanswered === 0) world.violated('each reply answers one uplink', `${line.name}: ${key} was not asked, or answered`)
+    else line.unanswered.set(key, unanswered - 1)
+    if (command === SETTLEMENT) {
+      const order = this.#orderOf.get(`${line.number} ${key}`) ?? 'unknown'
+      const sent = (this.#ackSent.get(order) ?? 0) + 1
+      this.#ackSent.set(order, sent)
+      world.covered(sent === 1 ? 'ack.sent' : 'ack.repeated')
+      this.#mustBeStored(order, 'its ack is sent')
+    } else if (command === CARD_SWIPE) {
+      const { status, balanceFen } = cardAnswerOf(hexOf(frame.subarray(12, 16)))
+      const told = new DataView(frame.buffer, frame.byteOffset).getUint32(18, true)
+      if ((frame[16] === 0) !== (status === 'ok') || told !== balanceFen)
+        world.violated('a card gets its own answer', `${line.name}: ${hexOf(frame)}, it has ${balanceFen} (${status})`)
+    }
+  }
+
+  closes(line: Line, reason: CloseReason): void {
+    const world = this.#world
+    world.trace(() => `${line.name} closed by the gateway: ${reason}`)
+    if (reason === 'idle') {
+      world.covered('close.idle')
+      if (world.time.nowMs - line.heardMs < IDLE_TIMEOUT_MS)
+        world.violated('no close without reason', `${line.name} idle, heard ${world.time.nowMs - line.heardMs} ms ago`)
+      return
+    }
+    if (reason !== 'superseded') {
+      world.violated('no close without reason', `${line.name}: ${reason}`)
+      return
+    }
+    world.covered('close.superseded')
+    const isNewerThere = [...line.asked].some((key) => (this.#newestClaimedBirth.get(key) ?? 0) > line.birth)
+    if (!isNewerThere) world.violated('a reconnect wins', `${line.name} superseded, nobody newer had the word`)
+  }
+
+  claimed(birth: number, key: number, answer: ClaimAnswer): void {
+    const world = this.#world
+    const line = this.#lineByBirth.get(birth)
+    if (line === undefined) return world.violated('births are known', `${birth}`)
+    line.asked.add(key)
+    if (answer.kind === 'full') return world.violated('the directory has room', line.name)
+    if (answer.kind === 'refused') {
+      world.trace(() => `${line.name} refused, epoch ${answer.by.epoch} stands`)
+      const holder = this.#holder.get(key)
+      if (holder === undefined || holder.birth < birth)
+        world.violated('a reconnect wins', `${line.name} is refused, the older ${holder?.name} holds the word`)
+      return
+    }
+    const { claim, previous } = answer
+    world.trace(() => `${line.name} claims, epoch ${claim.epoch}, shard ${claim.shard}`)
+    if (claim.epoch <= (this.#lastEpoch.get(key) ?? 0))
+      world.violated('epochs grow', `${line.name}: ${claim.epoch} after ${this.#lastEpoch.get(key)}`)
+    this.#lastEpoch.set(key, claim.epoch)
+    this.#holder.set(key, line)
+    if (birth < (this.#newestClaimedBirth.get(key) ?? 0)) world.covered('claim.again_by_older')
+    else this.#newestClaimedBirth.set(key, birth)
+    if (previous?.isOnline !== true) return
+    world.covered('takeover')
+    const gateway = this.#gateway as Gateway
+    const loser = gateway.threads[previous.shard]
+    if (previous.shard !== claim.shard) world.covered('takeover.across_shards')
+    if (loser?.isAlive !== true) world.covered('takeover.of_dead_shard')
+    else if (loser.shard.acksPending > 0 && this.hasUnacked(key)) world.covered('takeover.with_ack_pending')
+    if (!this.#database.isUp) world.covered('takeover.during_outage')
+  }
+
+  hasUnacked(key: number): boolean {
+    return this.#devices.some((device) => device.keys.includes(key) && device.double.unackedOrders.length > 0)
+  }
+
+  released(names: readonly string[]): void {
+    for (const name of names) if (!this.#database.arrived.has(name)) this.#owed.add(name)
+  }
+
+  // ---- in the end --------------------------------------------------------------------------------------------------
+
+  #isAtRest(): boolean {
+    const gateway = this.#gateway
+    return (
+      gateway !== undefined &&
+      gateway.isIdle &&
+      gateway.acksPending === 0 &&
+      this.#spool.isEmpty &&
+      gateway.threads.every((thread) => thread?.isAlive === true) &&
+      this.#devices.every(({ double }) => double.isConnected && double.outstanding === 0 && double.runningOrders.length === 0) &&
+      this.#devices.every((device) => device.keys.every((key) => gateway.directory.look(key)?.isOnline === true))
+    )
+  }
+
+  #checkRest(): void {
+    const world = this.#world
+    if (!this.#isAtRest()) {
+      const gateway = this.#gateway
+      const lanes = gateway?.lanes.map(({ relay }) => LANES.map((lane) => `${lane} ${relay[lane].rowsPending}`).join(' '))
+      const devices = this.#devices.map(
+        ({ double }) =>
+          `${double.deviceId} ${double.isConnected ? 'connected' : 'away'} ${double.outstanding} outstanding ${double.unackedOrders.length} unacked`,
+      )
+      world.violated(
+        'liveness',
+        `not at rest ${CALM_MS_MAX / 1000} s after the last fault: ${gateway?.acksPending} acks pending; ${lanes}; ${devices}; spool empty ${this.#spool.isEmpty}`,
+      )
+    }
+    for (const key of this.#started) {
+      this.#mustBeStored(key, 'its order has ended')
+      if (!this.#acked.has(key)) world.violated('liveness', `settlement ${key} was never acked`)
+    }
+    for (const name of this.#owed)
+      if (!this.#database.arrived.has(name) && !this.#spool.dropped.has(name))
+        world.violated('no row lost', `history row ${name} left its ring and never arrived`)
+    this.#raise()
+  }
+
+  /** The devices and ports tables tell what is. */
+  #checkState(): void {
+    const world = this.#world
+    for (const device of this.#devices)
+      for (const key of device.keys) {
+        const claim = this.#gateway?.directory.look(key)
+        const deviceId = ap3000.formatDeviceId(key - deviceKey(ap3000, 0))
+        const row = this.#database.devices.get(deviceId)
+        if (row?.epoch !== claim?.epoch && this.#spool.dropped.size === 0)
+          world.violated('the newest epoch stands', `devices row of ${deviceId}: ${row?.epoch}, claim ${claim?.epoch}`)
+        for (const [port, { state }] of this.#database.ports)
+          if (port.startsWith(deviceId) && state !== 'idle' && this.#spool.dropped.size === 0)
+            world.violated('the newest state stands', `port ${port} is ${state}, no order runs`)
+      }
+    this.#raise()
+  }
+
+  #checkDirectory(): void {
+    for (const device of this.#devices) {
+      const isOpen = device.line?.isDeviceOpen === true && device.line.isServerOpen
+      for (const key of device.keys) {
+        const isOnline = this.#gateway?.directory.look(key)?.isOnline === true
+        if (isOnline !== isOpen)
+          this.#world.violated(
+            'the directory tells who is there',
+            `${device.double.deviceId} is ${isOpen ? 'connected' : 'off'}, the directory says ${isOnline ? 'online' : 'offline'}`,
+          )
+      }
+    }
+    this.#raise()
+  }
+}
+
+const numberOf = (frame: Uint8Array) => (frame[5]! | (frame[6]! << 8) | (frame[7]! << 16) | (frame[8]! << 24)) >>> 0
+const formatDevice = (frame: Uint8Array) => numberOf(frame).toString(16).padStart(8, '0')
+/** Command, message id and device: what a reply repeats. */
+const uplinkKeyOf = (frame: Uint8Array) => `${frame[11]}/${frame[9]! | (frame[10]! << 8)}/${numberOf(frame)}`
+
+/** One device double on the simulated network. */
+class SimDevice implements DeviceEnd {
+  readonly double: DeviceAp3000
+  /** Its own and its slaves' device keys. */
+  readonly keys: readonly number[]
+  line: Line | undefined
+  readonly #simulation: Simulation
+  readonly #world: World
+  #wakeMs = Number.POSITIVE_INFINITY
+  #isOff = false
+  #hasSentFrame = false
+
+  constructor(simulation: Simulation, world: World, seed: number, index: number) {
+    this.#simulation = simulation
+    this.#world = world
+    const { random } = world
+    const deviceNo = ap3000DeviceNo(seed, index * 10)
+    const isHost = random.chance(0.3)
+    const slaves = isHost ? [deviceNo + 1, deviceNo + 2].slice(0, 1 + random.below(2)) : []
+    this.keys = [deviceNo, ...slaves].map((number) => deviceKey(ap3000, number))
+    this.double = new DeviceAp3000(
+      {
+        deviceNo,
+        iccid: iccidOf(seed * 100 + index),
+        seed,
+        isHost,
+        slaves,
+        heartbeatMs: random.between(20_000, 40_000),
+        linkMs: random.between(8_000, 15_000),
+        chargeMs: random.between(4_000, 30_000),
+        timeScale: 20,
+        settleRepeatMs: random.between(6_000, 12_000),
+        nextRecordMs: 300,
+        reconnectMs: random.between(300, 1_500),
+        replyLoss: random.pick([0, 0, 0.1]),
+      },
+      this.#deviceWorld(),
+      this.#observer(),
+    )
+  }
+
+  get #nowMs(): number {
+    return WALL_MS + this.#world.time.nowMs
+  }
+
+  powerOn(afterMs: number): void {
+    this.#act(() => this.double.powerOn(this.#nowMs + afterMs))
+  }
+
+  startOrder(isByCard: boolean): void {
+    this.#act(() => {
+      if (this.double.startOrder(this.#nowMs, isByCard) && isByCard) this.#world.covered('order.by_card')
+    })
+  }
+
+  quiet(): void {
+    this.double.quiet()
+  }
+
+  /** Its end of the connection is gone; it dials again by itself. */
+  hangUp(why: string): void {
+    const { line } = this
+    if (line === undefined) return
+    this.line = undefined
+    this.#world.trace(() => `${line.name} hangs up: ${why}`)
+    this.#act(() => this.double.disconnected(this.#nowMs, why))
+  }
+
+  /** For good: politely, by reset, or without a word. */
+  powerOff(random: Random): void {
+    this.#isOff = true
+    this.double.quiet()
+    const { line } = this
+    if (line === undefined) return
+    line.abandonedByDevice(random.pick([random.between(0, 100), random.between(1_000, 30_000), undefined]), random.chance(0.5))
+    this.hangUp('power off')
+  }
+
+  lineOpened(line: Line): void {
+    if (this.line !== line || !line.isDeviceOpen) return
+    this.#hasSentFrame = false
+    this.#act(() => this.double.connected(this.#nowMs))
+  }
+
+  lineReceived(line: Line, bytes: Uint8Array): void {
+    if (this.line === line) this.#act(() => this.double.received(bytes, this.#nowMs))
+  }
+
+  lineEnded(line: Line, why: string): void {
+    if (this.line !== line) return
+    line.isDeviceOpen = false
+    this.hangUp(why)
+  }
+
+  /** Calls the double and looks when it wants to be woken. */
+  #act(call: () => void): void {
+    call()
+    const atMs = this.double.nextWakeMs - WALL_MS
+    if (atMs >= this.#wakeMs || !Number.isFinite(atMs)) return
+    this.#wakeMs = atMs
+    this.#world.time.at(atMs, () => {
+      if (this.#wakeMs !== atMs) return
+      this.#wakeMs = Number.POSITIVE_INFINITY
+      this.#act(() => this.double.wake(this.#nowMs))
+    })
+  }
+
+  #deviceWorld(): DeviceWorld {
+    return {
+      connect: () => {
+        if (!this.#isOff) this.line = this.#simulation.dial(this)
+      },
+      send: (bytes) => this.#send(bytes),
+      close: () => {
+        this.line?.abandonedByDevice(0, true)
+        this.hangUp('')
+      },
+    }
+  }
+
+  #send(bytes: Uint8Array): void {
+    const { line } = this
+    const world = this.#world
+    if (line === undefined) return
+    if (bytes[0] === 0x44 && bytes.length > 12) {
+      world.trace(() => `${line.name} > ${bytes[11]!.toString(16)} ${hexOf(bytes)}`)
+      // before the first frame it could make the gateway take it for a stranger, and rightly
+      if (this.#hasSentFrame && world.goesWrong(world.plan.noiseShare)) {
+        world.covered('noise.sent')
+        line.up.send(new Uint8Array(1 + world.random.below(12)))
+      }
+      this.#hasSentFrame = true
+      this.#simulation.frameSent(line, bytes)
+      line.up.send(bytes)
+      if (bytes[11] === SETTLEMENT && world.goesWrong(world.plan.doubledShare)) {
+        world.covered('frame.doubled')
+        this.#simulation.frameSent(line, bytes)
+        line.up.send(bytes)
+      }
+      return
+    }
+    if (bytes.length === 20 && line.isWithoutIccid) {
+      world.covered('connection.without_iccid')
+      return
+    }
+    line.up.send(bytes)
+  }
+
+  #observer(): DeviceObserver {
+    const world = this.#world
+    return {
+      uplinkSent: () => {},
+      replyReceived: () => {},
+      replyIgnored: (name) => {
+        if (name === '03') world.covered('ack.lost_at_device')
+      },
+      replyMissed: () => {},
+      commandReceived: () => {},
+      orderStarted: (deviceId, port, order) => this.#simulation.started(deviceId, port, order),
+      settlementSent: (_deviceId, _port, _order, isRepeat) => {
+        if (isRepeat) world.covered('settlement.repeated')
+      },
+      settlementAcked: (deviceId, port, order) => this.#simulation.acked(deviceId, port, order),
+      failed: (kind, detail) => this.#failed(kind, detail),
+    }
+  }
+
+  #failed(kind: FailureKind, detail: string): void {
+    switch (kind) {
+      // both ends are watched: every end of a connection has a cause here, every reply an uplink
+      case 'connection.closed':
+      case 'connection.failed':
+      case 'reply.unexpected':
+        return
+      default:
+        this.#world.violated('the protocol is kept', `${this.double.deviceId}: ${kind} ${detail}`)
+    }
+  }
+}
