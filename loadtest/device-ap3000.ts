@@ -641,13 +641,7 @@ export class DeviceAp3000 implements Device {
     record?: Record,
   ): void {
     if (!this.#isConnected) return
-    const awaited: Awaited = { pile, command, messageId, intendedMs, onReply, ...(record && { record }) }
-    // a retransmission waits in place of its first sending: one answer is due, not two
-    const earlier = this.#awaited.findIndex(
-      (one) => one.pile === pile && one.command === command && one.messageId === messageId,
-    )
-    if (earlier >= 0) this.#awaited.splice(earlier, 1)
-    this.#awaited.push(awaited)
+    this.#awaited.push({ pile, command, messageId, intendedMs, onReply, ...(record && { record }) })
     this.#observer.uplinkSent(nameOf(command), true)
     this.#wire.send(dny(pile.deviceNo, messageId, command, data), nowMs)
   }

@@ -7,7 +7,7 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import net from 'node:net'
-import { type TestContext, test } from 'node:test'
+import { describe, type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { DEVICES_MAX, FLEET_DEFAULTS, type FleetOptions, runFleet } from './fleet-run.ts'
 import { GOOD_CARD, type Script, ScriptedPeer } from './scripted-server.ts'
@@ -59,163 +59,166 @@ const SMALL: FleetOptions = {
   graceS: 3,
 }
 
-test('a healthy run: everything is answered, everything settles, the counts agree with the other end', async (t) => {
-  const server = await serve(t)
-  const { summary, notes } = await runFleet({ ...SMALL, port: server.port })
-  assert.deepEqual(notes.firstFailures, [])
-  assert.equal(summary.errors, 0)
-  assert.equal(summary.devices, 20)
-  assert.equal(summary.connected, 20)
-  const seen = server.peers.reduce((count, peer) => count + peer.seen.length, 0)
-  assert.equal(summary.uplinks_sent, seen)
-  assert.ok(summary.settlements_sent >= 30, `${summary.settlements_sent} settlements`)
-  assert.equal(summary.settlements_acked, summary.settlements_sent)
-  assert.equal(server.seen('settlement'), summary.settlements_sent)
-  assert.ok(summary.replies_received >= 20 * 3)
-  assert.equal(summary.achieved_per_s, summary.offered_per_s)
-  assert.ok((summary.reply_ms_p50 ?? 1e9) <= (summary.reply_ms_p99 ?? 0))
-  assert.ok((summary.reply_ms_p99 ?? 1e9) < 500, `p99 ${summary.reply_ms_p99} ms on loopback`)
-  assert.equal(server.peers.filter((peer) => peer.complaints.length > 0).length, 0)
-})
-
-test('mixed protocols on a rough wire', async (t) => {
-  const server = await serve(t)
-  const { summary, notes } = await runFleet({
-    ...SMALL,
-    port: server.port,
-    protocol: 'mix',
-    chaos: 'noise',
-    cardShare: 0.3,
-    seed: 4,
+// each test waits for clocks far more than it works: together they take as long as the longest
+describe('fleet', { concurrency: true }, () => {
+  test('a healthy run: everything is answered, everything settles, the counts agree with the other end', async (t) => {
+    const server = await serve(t)
+    const { summary, notes } = await runFleet({ ...SMALL, port: server.port })
+    assert.deepEqual(notes.firstFailures, [])
+    assert.equal(summary.errors, 0)
+    assert.equal(summary.devices, 20)
+    assert.equal(summary.connected, 20)
+    const seen = server.peers.reduce((count, peer) => count + peer.seen.length, 0)
+    assert.equal(summary.uplinks_sent, seen)
+    assert.ok(summary.settlements_sent >= 30, `${summary.settlements_sent} settlements`)
+    assert.equal(summary.settlements_acked, summary.settlements_sent)
+    assert.equal(server.seen('settlement'), summary.settlements_sent)
+    assert.ok(summary.replies_received >= 20 * 3)
+    assert.equal(summary.achieved_per_s, summary.offered_per_s)
+    assert.ok((summary.reply_ms_p50 ?? 1e9) <= (summary.reply_ms_p99 ?? 0))
+    assert.ok((summary.reply_ms_p99 ?? 1e9) < 2_000, `p99 ${summary.reply_ms_p99} ms on loopback`)
+    assert.equal(server.peers.filter((peer) => peer.complaints.length > 0).length, 0)
   })
-  assert.deepEqual(notes.firstFailures, [])
-  assert.equal(summary.errors, 0)
-  assert.equal(summary.settlements_acked, summary.settlements_sent)
-  assert.ok(server.seen('statusReport') >= 10, 'BKV spoke')
-  assert.ok(server.seen('register') >= 10, 'AP3000 spoke')
-  assert.ok(
-    server.peers.some((peer) => peer.complaints.length > 0),
-    'noise arrived',
-  )
-})
 
-test('lost replies make repeats, not errors', async (t) => {
-  const server = await serve(t)
-  const { summary, notes } = await runFleet({ ...SMALL, port: server.port, replyLoss: 0.3 })
-  assert.equal(summary.errors, 0)
-  assert.ok(notes.settlementRepeats > 3, `${notes.settlementRepeats} repeats`)
-  assert.equal(server.seen('settlement'), summary.settlements_sent + notes.settlementRepeats)
-})
-
-test('settlements that are never acked are errors, and the grace ends', async (t) => {
-  const server = await serve(t, { isSilent: (name) => name === 'settlement' })
-  const startMs = performance.now()
-  const { summary, notes } = await runFleet({ ...SMALL, port: server.port, durationS: 2, graceS: 1 })
-  assert.ok(performance.now() - startMs < 4_500)
-  assert.ok(summary.settlements_sent > 0)
-  assert.equal(summary.settlements_acked, 0)
-  assert.equal(summary.errors, summary.settlements_sent)
-  assert.equal(notes.unacked, summary.settlements_sent)
-})
-
-test('a connection that the server closes is an error, and the device comes back', async (t) => {
-  const server = await serve(t)
-  const run = runFleet({ ...SMALL, port: server.port, devices: 5, ordersPerS: 0, durationS: 6 })
-  setTimeout(() => {
-    for (const socket of server.sockets) socket.destroy()
-  }, 500)
-  const { summary, notes } = await run
-  assert.equal(notes.failures['connection.closed'], 5)
-  assert.equal(summary.errors, 5)
-  assert.equal(summary.connected, 5)
-  assert.equal(server.peers.length, 10)
-})
-
-test('commands of the server are counted and carried out', async (t) => {
-  const server = await serve(t, {
-    onUplink: (uplink, peer) => {
-      if (uplink.name === 'register') peer.command(uplink.deviceNo, 'locate', { locateS: 3 })
-    },
+  test('mixed protocols on a rough wire', async (t) => {
+    const server = await serve(t)
+    const { summary, notes } = await runFleet({
+      ...SMALL,
+      port: server.port,
+      protocol: 'mix',
+      chaos: 'noise',
+      cardShare: 0.3,
+      seed: 4,
+    })
+    assert.deepEqual(notes.firstFailures, [])
+    assert.equal(summary.errors, 0)
+    assert.equal(summary.settlements_acked, summary.settlements_sent)
+    assert.ok(server.seen('statusReport') >= 10, 'BKV spoke')
+    assert.ok(server.seen('register') >= 10, 'AP3000 spoke')
+    assert.ok(
+      server.peers.some((peer) => peer.complaints.length > 0),
+      'noise arrived',
+    )
   })
-  const { summary } = await runFleet({ ...SMALL, port: server.port, devices: 3, ordersPerS: 0, durationS: 1.5 })
-  assert.equal(summary.commands_received, 3)
-  assert.equal(server.seen('locateResult'), 3)
-})
 
-const CLI = fileURLToPath(new URL('./fleet.ts', import.meta.url))
+  test('lost replies make repeats, not errors', async (t) => {
+    const server = await serve(t)
+    const { summary, notes } = await runFleet({ ...SMALL, port: server.port, replyLoss: 0.3 })
+    assert.equal(summary.errors, 0)
+    assert.ok(notes.settlementRepeats > 3, `${notes.settlementRepeats} repeats`)
+    assert.equal(server.seen('settlement'), summary.settlements_sent + notes.settlementRepeats)
+  })
 
-async function cli(
-  args: string[],
-  interruptAfterMs?: number,
-): Promise<{ code: number; stdout: string; stderr: string }> {
-  const child = spawn(process.execPath, [CLI, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
-  const out = { stdout: '', stderr: '' }
-  child.stdout.setEncoding('utf8').on('data', (text: string) => (out.stdout += text))
-  child.stderr.setEncoding('utf8').on('data', (text: string) => (out.stderr += text))
-  if (interruptAfterMs !== undefined) setTimeout(() => child.kill('SIGINT'), interruptAfterMs)
-  const [code] = (await once(child, 'close')) as [number]
-  return { code, ...out }
-}
+  test('settlements that are never acked are errors, and the grace ends', async (t) => {
+    const server = await serve(t, { isSilent: (name) => name === 'settlement' })
+    const startMs = performance.now()
+    const { summary, notes } = await runFleet({ ...SMALL, port: server.port, durationS: 2, graceS: 1 })
+    assert.ok(performance.now() - startMs < 8_000)
+    assert.ok(summary.settlements_sent > 0)
+    assert.equal(summary.settlements_acked, 0)
+    assert.equal(summary.errors, summary.settlements_sent)
+    assert.equal(notes.unacked, summary.settlements_sent)
+  })
 
-const FIELDS = [
-  'devices',
-  'connected',
-  'uplinks_sent',
-  'replies_received',
-  'offered_per_s',
-  'achieved_per_s',
-  'reply_ms_p50',
-  'reply_ms_p99',
-  'settlements_sent',
-  'settlements_acked',
-  'commands_received',
-  'errors',
-]
+  test('a connection that the server closes is an error, and the device comes back', async (t) => {
+    const server = await serve(t)
+    const run = runFleet({ ...SMALL, port: server.port, devices: 5, ordersPerS: 0, durationS: 6 })
+    setTimeout(() => {
+      for (const socket of server.sockets) socket.destroy()
+    }, 500)
+    const { summary, notes } = await run
+    assert.equal(notes.failures['connection.closed'], 5)
+    assert.equal(summary.errors, 5)
+    assert.equal(summary.connected, 5)
+    assert.equal(server.peers.length, 10)
+  })
 
-test('the command line: one JSON object last, exactly the fields of the contract, exit code 0', async (t) => {
-  const server = await serve(t)
-  const line = `--port ${server.port} --devices 5 --ramp-per-s 50 --heartbeat-s 1 --orders-per-s 2 --charge-s 0.5 --duration-s 2 --seed 7 --reply-loss 0 --time-scale 10 --json`
-  const { code, stdout, stderr } = await cli(line.split(' '))
-  assert.equal(code, 0, stderr)
-  const summary = JSON.parse(stdout.trimEnd().split('\n').at(-1) as string)
-  assert.deepEqual(Object.keys(summary), FIELDS)
-  assert.equal(summary.connected, 5)
-})
+  test('commands of the server are counted and carried out', async (t) => {
+    const server = await serve(t, {
+      onUplink: (uplink, peer) => {
+        if (uplink.name === 'register') peer.command(uplink.deviceNo, 'locate', { locateS: 3 })
+      },
+    })
+    const { summary } = await runFleet({ ...SMALL, port: server.port, devices: 3, ordersPerS: 0, durationS: 1.5 })
+    assert.equal(summary.commands_received, 3)
+    assert.equal(server.seen('locateResult'), 3)
+  })
 
-test('SIGINT ends a run early with its summary', async (t) => {
-  const server = await serve(t)
-  const startMs = performance.now()
-  const { code, stdout } = await cli(
-    ['--port', String(server.port), '--devices', '3', '--orders-per-s', '0', '--json'],
-    1_500,
-  )
-  assert.ok(performance.now() - startMs < 10_000)
-  assert.equal(code, 0)
-  assert.equal(JSON.parse(stdout.trim()).connected, 3)
-})
+  const CLI = fileURLToPath(new URL('./fleet.ts', import.meta.url))
 
-test('nobody listening: errors and exit code 1; bad options: a sentence and exit code 2', async (t) => {
-  const server = await serve(t)
-  const dead = await (async () => {
-    const other = net.createServer().listen(0, '127.0.0.1')
-    await once(other, 'listening')
-    const { port } = other.address() as net.AddressInfo
-    other.close()
-    await once(other, 'close')
-    return port
-  })()
-  const refused = await cli(`--port ${dead} --devices 2 --orders-per-s 0 --duration-s 1 --json`.split(' '))
-  assert.equal(refused.code, 1)
-  assert.equal(JSON.parse(refused.stdout.trim()).reply_ms_p50, null)
-  for (const [args, about] of [
-    [['--devices', String(DEVICES_MAX + 1)], /at most \d+ connections/],
-    [['--protocol', 'modbus'], /ap3000, bkv or mix/],
-    [['--reply-loss', '2'], /0\.\.1/],
-    [['--devices', 'many'], /not a number/],
-    [['--wheels', '4'], /wheels/],
-  ] as const) {
-    const bad = await cli(['--port', String(server.port), ...args])
-    assert.equal(bad.code, 2)
-    assert.match(bad.stderr, about)
+  async function cli(
+    args: string[],
+    interruptAfterMs?: number,
+  ): Promise<{ code: number; stdout: string; stderr: string }> {
+    const child = spawn(process.execPath, [CLI, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+    const out = { stdout: '', stderr: '' }
+    child.stdout.setEncoding('utf8').on('data', (text: string) => (out.stdout += text))
+    child.stderr.setEncoding('utf8').on('data', (text: string) => (out.stderr += text))
+    if (interruptAfterMs !== undefined) setTimeout(() => child.kill('SIGINT'), interruptAfterMs)
+    const [code] = (await once(child, 'close')) as [number]
+    return { code, ...out }
   }
+
+  const FIELDS = [
+    'devices',
+    'connected',
+    'uplinks_sent',
+    'replies_received',
+    'offered_per_s',
+    'achieved_per_s',
+    'reply_ms_p50',
+    'reply_ms_p99',
+    'settlements_sent',
+    'settlements_acked',
+    'commands_received',
+    'errors',
+  ]
+
+  test('the command line: one JSON object last, exactly the fields of the contract, exit code 0', async (t) => {
+    const server = await serve(t)
+    const line = `--port ${server.port} --devices 5 --ramp-per-s 50 --heartbeat-s 1 --orders-per-s 2 --charge-s 0.5 --duration-s 2 --seed 7 --reply-loss 0 --time-scale 10 --json`
+    const { code, stdout, stderr } = await cli(line.split(' '))
+    assert.equal(code, 0, stderr)
+    const summary = JSON.parse(stdout.trimEnd().split('\n').at(-1) as string)
+    assert.deepEqual(Object.keys(summary), FIELDS)
+    assert.equal(summary.connected, 5)
+  })
+
+  test('SIGINT ends a run early with its summary', async (t) => {
+    const server = await serve(t)
+    const startMs = performance.now()
+    const { code, stdout } = await cli(
+      ['--port', String(server.port), '--devices', '3', '--orders-per-s', '0', '--json'],
+      1_500,
+    )
+    assert.ok(performance.now() - startMs < 10_000)
+    assert.equal(code, 0)
+    assert.equal(JSON.parse(stdout.trim()).connected, 3)
+  })
+
+  test('nobody listening: errors and exit code 1; bad options: a sentence and exit code 2', async (t) => {
+    const server = await serve(t)
+    const dead = await (async () => {
+      const other = net.createServer().listen(0, '127.0.0.1')
+      await once(other, 'listening')
+      const { port } = other.address() as net.AddressInfo
+      other.close()
+      await once(other, 'close')
+      return port
+    })()
+    const refused = await cli(`--port ${dead} --devices 2 --orders-per-s 0 --duration-s 1 --json`.split(' '))
+    assert.equal(refused.code, 1)
+    assert.equal(JSON.parse(refused.stdout.trim()).reply_ms_p50, null)
+    for (const [args, about] of [
+      [['--devices', String(DEVICES_MAX + 1)], /at most \d+ connections/],
+      [['--protocol', 'modbus'], /ap3000, bkv or mix/],
+      [['--reply-loss', '2'], /0\.\.1/],
+      [['--devices', 'many'], /not a number/],
+      [['--wheels', '4'], /wheels/],
+    ] as const) {
+      const bad = await cli(['--port', String(server.port), ...args])
+      assert.equal(bad.code, 2)
+      assert.match(bad.stderr, about)
+    }
+  })
 })

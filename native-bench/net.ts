@@ -9,7 +9,7 @@
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
 import { cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -139,6 +139,8 @@ async function startEpoll(program: string, isPinned: boolean): Promise<Contestan
 /** The whole gateway on a database of its own, one session thread. */
 async function startGateway(isPinned: boolean): Promise<Contestant> {
   const dataDir = mkdtempSync(join(tmpdir(), 'pilegate-bench-'))
+  // as root the embedded database runs as another user, who has to get in
+  chmodSync(dataDir, 0o711)
   const [port, httpPort] = [await freePort(), await freePort()]
   const child = start([process.execPath, join(ROOT, 'src/main/start.ts')], isPinned ? '1' : undefined, {
     DATA_DIR: dataDir,

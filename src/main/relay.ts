@@ -102,7 +102,13 @@ export class LaneRelay {
         void this.#spillNext()
         return
       }
-      if (!health.isHere || this.#options.isSpooling?.() === true || this.#isSpilling) return
+      if (!health.isHere || this.#options.isSpooling?.() === true || this.#isSpilling) {
+        // an empty history ring asks to be told of its next row also now: unspilled, rows would rest until the database
+        // is back, fill the ring and be lost beside an empty spool (simulation, seed 5)
+        const isEmpty = this.#flights.length === 0 && consumer.written === consumer.taken
+        if (this.#options.spill !== undefined && isEmpty && !consumer.sleep()) continue
+        return
+      }
       if (this.#inFlight >= this.#options.spansInFlightMax) return
       const waiting = this.#flights.find((flight) => flight.state === 'waiting')
       const flight = waiting ?? this.#take()

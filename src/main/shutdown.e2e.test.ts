@@ -22,6 +22,8 @@ async function start(options: Parameters<typeof GatewayProcess.start>[0] = {}): 
 }
 after(async () => {
   closeClients()
+  // several starts share a directory: nobody may live when it goes
+  for (const gateway of started) await gateway.kill()
   for (const gateway of started) await gateway.remove()
 })
 
@@ -31,7 +33,7 @@ async function settleWithoutPause(port: number, physId: number, acked: Set<strin
   let sent = 0
   try {
     for (;;) {
-      const orderHex = Buffer.from(`${physId.toString(16)}-${String(sent).padStart(7, '0')}`).toString('hex')
+      const orderHex = Buffer.from(`${physId.toString(16)}-${String(sent).padStart(8, '0')}`).toString('hex')
       sent++
       await client.exchange(dny(physId, sent & 0xffff, 0x03, settlementData({ orderHex })), 20_000)
       acked.add(orderHex)

@@ -15,12 +15,13 @@ import { allocateDirectory, Directory } from '../shared/directory.ts'
 import { allocateGate, Gate } from '../shared/gate.ts'
 import { allocateOutbox, OutboxConsumer, OutboxProducer } from '../shared/outbox.ts'
 import { createAdmin } from './admin/admin.ts'
+import { takeDataDir } from './data-dir.ts'
 import { answerCard } from './cards.ts'
 import { CommandDesk } from './command-desk.ts'
 import { endGeneration, takeGeneration } from './database/boots.ts'
 import { connect } from './database/connect.ts'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './database/embedded-postgres.ts'
-import { DatabaseHealth } from './database/health.ts'
+import { DatabaseHealth, DatabaseProbe } from './database/health.ts'
 import { migrate } from './database/migrate.ts'
 import { EvidenceKeeper } from './evidence.ts'
 import { closeLog, createLog, releaseLog } from './log.ts'
@@ -41,6 +42,10 @@ const MAILBOX_BYTES = 262_144
 /** Everything must be down within 15 s (contract 1); each step has its share. */
 const DRAIN_MS = 4_000
 const FLUSH_MS = 5_000
+/** A database that takes longer for nothing stands still. */
+const PROBE_MS_MAX = 2_000
+/** From the signal to the last moment the database may take to stop. */
+const STOP_MS_MAX = 12_000
 
 /** A gateway that serves; `stop` answers what was not flushed. */
 export interface Gateway {
@@ -55,7 +60,8 @@ export async function startGateway(config: Config): Promise<Gateway> {
   const logOptions = { level: config.logLevel, serviceName: config.serviceName, env: config.env }
   const log = createLog({ ...logOptions, thread: 'main', isHeld: true })
 
-  // 1. who may use the API
+  // 1. a place of our own, and who may use the API
+  const giveBackDataDir = takeDataDir(dataDir)
   const firstKey = config.apiKeys === null ? firstApiKey(dataDir) : undefined
   const apiKeys = config.apiKeys ?? [firstKey!.key]
 
@@ -80,16 +86,18 @@ export async function startGateway(config: Config): Promise<Gateway> {
   const gate = new Gate(gateMemory)
 
   // 4. writers, and the way of rows to them
+  const probe = new DatabaseProbe(databaseUrl, PROBE_MS_MAX)
   const health = new DatabaseHealth({
-    probe: async () => {
-      await sql`select 1`
-    },
+    probe: () => probe.ask(),
     probeEveryMs: 250,
+    watchEveryMs: 1_000,
+    probeMsMax: PROBE_MS_MAX,
     onChange: (isHere) => {
       if (isHere) log.info({ event: 'database.returned', msg: 'database is back' })
       else log.error({ event: 'database.lost', msg: 'database is away: settlements are not acknowledged, history spools' })
     },
   })
+  embedded?.onExit(() => health.lost())
   const writers = new Writers({
     threads: config.writers,
     data: { databaseUrl },
@@ -322,6 +330,7 @@ export async function startGateway(config: Config): Promise<Gateway> {
     config,
     async stop() {
       isStopping = true
+      const stopByMonoMs = performance.now() + STOP_MS_MAX
       const unflushed: string[] = []
       log.info({ event: 'gateway.stopping', msg: 'stopping' })
       // nobody new; then what was read is answered, as far as the database lets it be
@@ -333,7 +342,7 @@ export async function startGateway(config: Config): Promise<Gateway> {
       await Promise.all(
         lanes.flatMap(({ relays }) => [relays.ledger.idle(health.isHere ? FLUSH_MS : 0), relays.history.idle(FLUSH_MS)]),
       )
-      await evidence.flush()
+      await settledWithin(evidence.flush(), 1_000)
       for (const [shard, { relays }] of lanes.entries()) {
         if (!relays.ledger.isIdle)
           unflushed.push(`shard ${shard}: ${relays.ledger.rowsPending} settlements not stored and not acknowledged`)
@@ -346,16 +355,33 @@ export async function startGateway(config: Config): Promise<Gateway> {
       await admin.close()
       clearInterval(loopDelay)
       maintenance.stop()
-      await Promise.race([writers.close(), new Promise((done) => setTimeout(done, 2_000))])
-      if (health.isHere) await endGeneration(sql, generation).catch(() => {})
-      await sql.end({ timeout: 1 })
-      await embedded?.stop()
+      await settledWithin(writers.close(), health.isHere ? 2_000 : 0)
+      if (health.isHere) await settledWithin(endGeneration(sql, generation), 1_000)
+      await Promise.all([probe.close(), sql.end({ timeout: 1 })])
+      if (embedded !== undefined && !(await settledWithin(embedded.stop(), stopByMonoMs - performance.now())))
+        unflushed.push(`database: server ${embedded.pid} did not stop; told to, it ends when it can`)
+      giveBackDataDir()
       for (const problem of unflushed) log.error({ event: 'gateway.unflushed', msg: problem })
       log.info({ event: 'gateway.stopped', msg: 'stopped' })
       await closeLog()
       return unflushed
     },
   }
+}
+
+/** @returns false: rejected, or too late; what it still does is not waited for */
+async function settledWithin(work: Promise<unknown>, ms: number): Promise<boolean> {
+  const done = work.then(
+    () => true,
+    () => false,
+  )
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), Math.max(0, ms))
+  })
+  const isDone = await Promise.race([done, late])
+  clearTimeout(timer)
+  return isDone
 }
 
 async function run(): Promise<void> {

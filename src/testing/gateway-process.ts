@@ -265,7 +265,7 @@ export class GatewayProcess {
     await this.#exited
     await endPostgres(this.dataDir)
     running.delete(this)
-    rmSync(this.dataDir, { recursive: true, force: true })
+    rmSync(this.dataDir, { recursive: true, force: true, maxRetries: 5 })
   }
 
   /** The test process ends: no time to wait. */
@@ -274,7 +274,7 @@ export class GatewayProcess {
     const pid = this.postgresPid
     if (pid === undefined) return
     for (const member of familyOf(pid)) signal(member, 'SIGKILL')
-    rmSync(this.dataDir, { recursive: true, force: true })
+    rmSync(this.dataDir, { recursive: true, force: true, maxRetries: 5 })
   }
 }
 

@@ -192,6 +192,7 @@ export class ModelHealth implements Health {
     this.#world = world
     this.#database = database
     this.#isAlive = isAlive
+    this.#watch()
   }
 
   get isHere(): boolean {
@@ -212,6 +213,15 @@ export class ModelHealth implements Health {
     this.#isHere = false
     this.#awaySinceMs = this.#world.time.nowMs
     this.#probe()
+  }
+
+  /** A server that stands still fails nobody for long: main asks by itself, too. */
+  #watch(): void {
+    this.#world.time.after(1_000, () => {
+      if (!this.#isAlive()) return
+      if (!this.#database.isUp) this.lost()
+      this.#watch()
+    })
   }
 
   #probe(): void {
@@ -292,6 +302,7 @@ export class ModelSpool {
           this.dropped.add(
             rowNameOf(row.kind, Object.fromEntries(Object.entries(columns).map(([key, list]) => [key, list[index]]))),
           )
+      world.owesTurn = true
       return Promise.resolve()
     }
     file.appending++

@@ -130,12 +130,13 @@ class ShardLanes {
   /** Published and not released, in order: names of history rows. */
   inRing: KeptRow[] = []
   /** When the history lane last moved. */
-  historyMovedMs = 0
+  historyMovedMs: number
   spansInFlight = 0
 
   constructor(gateway: Gateway, world: World, shard: number) {
     const { plan } = world
     const { streamPosition } = plan
+    this.historyMovedMs = world.time.nowMs
     this.memory = {
       ledger: allocateOutbox(plan.ledgerRingBytes, streamPosition),
       history: allocateOutbox(plan.historyRingBytes, streamPosition),
@@ -360,6 +361,8 @@ export class Gateway implements ServerEnd {
         this.#doors[shard] = undefined
       })
       this.directory.clearShard(shard)
+      // its word that there are rows may have died with it, and the flag says that main was told
+      for (const lane of LANES) this.lanes[shard]!.relay[lane].pump()
       time.after(random.between(100, 3_000), () => {
         if (!this.isAlive) return
         const replacement = new SessionThread(this, shard)

@@ -67,6 +67,7 @@ export class SimulationFailure extends Error {
 const CALM_MS_MAX = 240_000
 /** Continuations behind one resolved promise: LaneRelay needs three turns, the rest is slack. */
 const TURNS = 6
+const PORTS_PER_DEVICE = 2
 const SETTLEMENT = 0x03
 const CARD_SWIPE = 0x02
 /** Commands below this are the device's own; their answers carry the same code. */
@@ -484,7 +485,10 @@ class Simulation implements Watch {
       gateway.acksPending === 0 &&
       this.#spool.isEmpty &&
       gateway.threads.every((thread) => thread?.isAlive === true) &&
-      this.#devices.every(({ double }) => double.isConnected && double.outstanding === 0 && double.runningOrders.length === 0) &&
+      this.#devices.every(
+        ({ double, keys }) =>
+          double.isConnected && double.outstanding === 0 && double.freePorts === keys.length * PORTS_PER_DEVICE,
+      ) &&
       this.#devices.every((device) => device.keys.every((key) => gateway.directory.look(key)?.isOnline === true))
     )
   }
@@ -575,6 +579,7 @@ class SimDevice implements DeviceEnd {
       {
         deviceNo,
         iccid: iccidOf(seed * 100 + index),
+        portCount: PORTS_PER_DEVICE,
         seed,
         isHost,
         slaves,

@@ -1,11 +1,19 @@
 /**
- * Is the database there? Whoever fails to reach it says so; from then on one probe at a time asks until it answers.
+ * Is the database there? Asked once a second, because a server that stands still refuses nothing and fails nobody for
+ * long; whoever fails to reach it says so too. While it is away one question at a time goes out until it answers.
  * Thread: main.
  */
+import { connect, type Sql } from './connect.ts'
+
 export interface DatabaseHealthOptions {
-  /** Resolves when the database answers, rejects when it does not; bounded in time by itself. */
+  /** Resolves when the database answers, rejects when it does not. */
   readonly probe: () => Promise<void>
+  /** While it is away. */
   readonly probeEveryMs: number
+  /** While it is here; 0: only `lost` tells. */
+  readonly watchEveryMs: number
+  /** A probe that takes longer counts as failed. */
+  readonly probeMsMax: number
   readonly onChange: (isHere: boolean) => void
 }
 
@@ -14,11 +22,13 @@ export class DatabaseHealth {
   #isHere = true
   #awaySinceMonoMs = 0
   #timer: NodeJS.Timeout | undefined
+  #isProbing = false
   #isStopped = false
   readonly #listeners = new Set<() => void>()
 
   constructor(options: DatabaseHealthOptions) {
     this.#options = options
+    if (options.watchEveryMs > 0) this.#schedule(options.watchEveryMs)
   }
 
   get isHere(): boolean {
@@ -41,29 +51,88 @@ export class DatabaseHealth {
     this.#isHere = false
     this.#awaySinceMonoMs = performance.now()
     this.#options.onChange(false)
-    this.#schedule()
+    if (!this.#isProbing) this.#schedule(this.#options.probeEveryMs)
   }
 
-  #schedule(): void {
+  #schedule(afterMs: number): void {
+    clearTimeout(this.#timer)
     if (this.#isStopped) return
-    this.#timer = setTimeout(() => void this.#probe(), this.#options.probeEveryMs)
+    this.#timer = setTimeout(() => void this.#probe(), afterMs)
   }
 
   async #probe(): Promise<void> {
-    try {
-      await this.#options.probe()
-    } catch {
-      this.#schedule()
-      return
-    }
+    const { probe, probeMsMax, probeEveryMs, watchEveryMs, onChange } = this.#options
+    this.#isProbing = true
+    const wasHere = this.#isHere
+    const isAnswered = await within(probe(), probeMsMax)
+    this.#isProbing = false
     if (this.#isStopped) return
-    this.#isHere = true
-    this.#options.onChange(true)
-    for (const listener of this.#listeners) listener()
+    // somebody failed while the question was under way: it was sent before, ask again
+    const isFresh = this.#isHere === wasHere
+    if (!isAnswered) this.lost()
+    else if (!this.#isHere && isFresh) {
+      this.#isHere = true
+      onChange(true)
+      for (const listener of this.#listeners) listener()
+    }
+    if (!this.#isHere) this.#schedule(probeEveryMs)
+    else if (watchEveryMs > 0) this.#schedule(watchEveryMs)
   }
 
   stop(): void {
     this.#isStopped = true
     clearTimeout(this.#timer)
+  }
+}
+
+/** @returns false: rejected, or too late */
+async function within(work: Promise<void>, ms: number): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), ms)
+  })
+  const answered = work.then(
+    () => true,
+    () => false,
+  )
+  try {
+    return await Promise.race([answered, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/**
+ * Asks `select 1` on a connection of its own, so that a busy pool is not taken for a dead server. A question that stays
+ * without an answer gives its connection up: what hangs half open would never answer the next one either.
+ */
+export class DatabaseProbe {
+  readonly #open: () => Sql
+  #sql: Sql | undefined
+  #isWaiting = false
+
+  constructor(databaseUrl: string, answerMsMax: number) {
+    this.#open = () =>
+      connect(databaseUrl, { max: 1, applicationName: 'pilegate probe', connectTimeoutMs: answerMsMax })
+  }
+
+  /** @throws when it is not reached */
+  async ask(): Promise<void> {
+    if (this.#isWaiting) await this.close()
+    this.#sql ??= this.#open()
+    const asked = this.#sql
+    this.#isWaiting = true
+    try {
+      await asked`select 1`
+    } finally {
+      if (this.#sql === asked) this.#isWaiting = false
+    }
+  }
+
+  async close(): Promise<void> {
+    const sql = this.#sql
+    this.#sql = undefined
+    this.#isWaiting = false
+    await sql?.end({ timeout: 0 }).catch(() => {})
   }
 }

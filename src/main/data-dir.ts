@@ -1,0 +1,60 @@
+/**
+ * DATA_DIR belongs to one gateway at a time: a second one would adopt the first one's database server and stop it.
+ * A lock file names the owner; the lock of a process that is gone, or whose number now belongs to another program, is
+ * taken over.
+ */
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { GatewayError } from '../errors/errors.ts'
+
+const LOCK_FILE = 'gateway.lock'
+
+/** Start time of a process in clock ticks since boot: with the pid it names a process for good. Linux; else ''. */
+function startOf(pid: number): string {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    // the name in parentheses may hold spaces; the start time is the 20th field behind it
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? ''
+  } catch {
+    return ''
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
+  }
+}
+
+/**
+ * Makes DATA_DIR and takes it.
+ * @returns gives it back
+ * @throws GatewayError GW_DATA_DIR_UNUSABLE another gateway works there, or it cannot be written
+ */
+export function takeDataDir(dataDir: string): () => void {
+  const path = join(dataDir, LOCK_FILE)
+  const mine = `${process.pid} ${startOf(process.pid)}\n`
+  try {
+    mkdirSync(dataDir, { recursive: true, mode: 0o755 })
+    for (;;) {
+      try {
+        writeFileSync(path, mine, { flag: 'wx' })
+        break
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+      }
+      const [pid = '', started = ''] = readFileSync(path, 'utf8').trim().split(' ')
+      const owner = Number(pid)
+      if (owner !== process.pid && isAlive(owner) && startOf(owner) === started)
+        throw new GatewayError('GW_DATA_DIR_UNUSABLE', `${dataDir} is in use by the gateway with pid ${owner}`)
+      rmSync(path, { force: true })
+    }
+  } catch (error) {
+    if (error instanceof GatewayError) throw error
+    throw new GatewayError('GW_DATA_DIR_UNUSABLE', `${dataDir}: ${(error as Error).message}`, { cause: error })
+  }
+  return () => rmSync(path, { force: true })
+}
