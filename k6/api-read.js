@@ -4,7 +4,9 @@ import { check } from 'k6'
 import http from 'k6/http'
 
 export const options = {
-  scenarios: { read: { executor: 'constant-arrival-rate', rate: 200, timeUnit: '1s', duration: '30s', preAllocatedVUs: 50 } },
+  scenarios: {
+    read: { executor: 'constant-arrival-rate', rate: 200, timeUnit: '1s', duration: '30s', preAllocatedVUs: 50 },
+  },
   thresholds: { http_req_failed: ['rate<0.01'], http_req_duration: ['p(99)<200'], checks: ['rate>0.99'] },
 }
 

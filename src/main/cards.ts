@@ -13,9 +13,7 @@ const UNREGISTERED: CardAnswer = { status: 'unregistered', rateMode: 'time', bal
  * @throws when the database does not answer
  */
 export async function answerCard(sql: Sql, deviceId: string, cardId: string, nowMs: number): Promise<CardAnswer> {
-  const [card] = await sql<
-    { status: string; rate_mode: number; balance_fen: number; expires_at: Date | null }[]
-  >`
+  const [card] = await sql<{ status: string; rate_mode: number; balance_fen: number; expires_at: Date | null }[]>`
     select c.status, c.rate_mode, c.balance_fen, c.expires_at
     from cards c
     where c.card_id = ${cardId}

@@ -101,7 +101,9 @@ export class CommandDesk {
     const found = parseAnyDeviceId(deviceId)
     const key = found === undefined ? undefined : deviceKeyOf(found.protocol, found.deviceNo)
     if (key !== undefined && (this.#byDevice.get(key)?.size ?? 0) >= commandsPerDeviceMax)
-      throw new HttpError('TOO_MANY_REQUESTS', 'too many commands wait for this device', { limit: commandsPerDeviceMax })
+      throw new HttpError('TOO_MANY_REQUESTS', 'too many commands wait for this device', {
+        limit: commandsPerDeviceMax,
+      })
   }
 
   /** Takes over a command that is committed in `outbound_queue` with status queued. */
@@ -248,7 +250,12 @@ export class CommandDesk {
             version = version + 1, updated_at = now()
           where order_no = ${orderNo} and state in ('pending', 'starting') and command_id = ${live.commandId}`
     } catch (error) {
-      this.#options.log.warn({ event: 'command.unended', err: error, commandId: live.commandId, msg: 'fate not stored yet' })
+      this.#options.log.warn({
+        event: 'command.unended',
+        err: error,
+        commandId: live.commandId,
+        msg: 'fate not stored yet',
+      })
       live.state = 'held'
       this.#options.onHeld(1)
       return false

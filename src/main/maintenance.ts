@@ -66,7 +66,12 @@ export class Maintenance {
         where closed_at is null and shard = ${shard}
           and epoch < ${beforeEpoch}`
     } catch (error) {
-      this.#log.warn({ event: 'sessions.unclosed', err: error, shard, msg: 'sessions of a dead shard stay open until restart' })
+      this.#log.warn({
+        event: 'sessions.unclosed',
+        err: error,
+        shard,
+        msg: 'sessions of a dead shard stay open until restart',
+      })
     }
   }
 }

@@ -5,10 +5,10 @@
 import { Piscina } from 'piscina'
 import type { SpanResult } from '../../workers/writer/insert.ts'
 import type { AnswerOf, WriterAnswer, WriterData, WriterTask } from '../../workers/writer/task.ts'
-import type { Span } from '../shared/outbox.ts'
-import type { ThreadCounters } from '../shared/counters.ts'
 import { ROW_RESULTS } from '../metrics/catalogue.ts'
 import { ROW_TABLES } from '../rows/index.ts'
+import type { ThreadCounters } from '../shared/counters.ts'
+import type { Span } from '../shared/outbox.ts'
 import type { Log } from './log.ts'
 import type { SpanOutcome } from './relay.ts'
 

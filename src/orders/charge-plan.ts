@@ -84,7 +84,10 @@ export function stopPlan(
   if (protocol === 'bkv') return { name: 'control', fields: bkvControl(port, socket, 0, TIME, 0, 0) }
   if (!/^[0-9a-f]{32}$/.test(wireHex))
     return precondition('order_unknown', 'the stop has to name the running order, and none is known')
-  return { name: 'startCharge', fields: { ...GROWN, shortCircuitCheck: 0, port: port - 1, command: 0, orderHex: wireHex } }
+  return {
+    name: 'startCharge',
+    fields: { ...GROWN, shortCircuitCheck: 0, port: port - 1, command: 0, orderHex: wireHex },
+  }
 }
 
 /**
@@ -131,7 +134,8 @@ function argumentProblem(request: ChargeRequest): Refusal | undefined {
       return invalid(`${outside}_range`, `${outside} needs a number above 0, an amount a whole one`)
     }
   }
-  if (maxPowerW !== undefined && !isPositive(maxPowerW)) return invalid('max_power_w_range', 'max_power_w needs a number above 0')
+  if (maxPowerW !== undefined && !isPositive(maxPowerW))
+    return invalid('max_power_w_range', 'max_power_w needs a number above 0')
   if (maxDurationS !== undefined && !isPositive(maxDurationS))
     return invalid('max_duration_s_range', 'max_duration_s needs a number above 0')
   if (balanceFen !== undefined && !(Number.isSafeInteger(balanceFen) && balanceFen >= 0))
@@ -211,7 +215,14 @@ function bkvPlaceProblem(port: number, socket: number): Refusal | undefined {
   return undefined
 }
 
-function bkvControl(port: number, socket: number, on: 0 | 1, mode: 0 | 1, minutesMin: number, energyWh: number): Fields {
+function bkvControl(
+  port: number,
+  socket: number,
+  on: 0 | 1,
+  mode: 0 | 1,
+  minutesMin: number,
+  energyWh: number,
+): Fields {
   return { socket, port: port - 1, on, mode, minutesMin, energyWh }
 }
 
@@ -238,7 +249,8 @@ function bkvPlan(request: ChargeRequest): ChargePlan | Refusal {
       return untilFull(null)
     case 'time': {
       const minutes = Math.ceil((request.durationS as number) / 60)
-      if (minutes > BKV_MINUTES_MAX) return invalid('duration_s_range', `duration_s needs at most ${BKV_MINUTES_MAX * 60}`)
+      if (minutes > BKV_MINUTES_MAX)
+        return invalid('duration_s_range', `duration_s needs at most ${BKV_MINUTES_MAX * 60}`)
       return control(TIME, Math.min(minutes, maxMinutes), 0, null)
     }
     case 'energy': {
@@ -270,7 +282,8 @@ function bkvPaidAhead(
 ): Pick<ChargePlan, 'name' | 'fields'> | undefined {
   const { time, energy, power, periods, freeMinutes, capFen } = tariff
   // the device knows of no free minutes, and would stop where the cap lets the charge go on
-  if (amountFen > U16_MAX || time !== null || freeMinutes > 0 || (capFen !== null && capFen < amountFen)) return undefined
+  if (amountFen > U16_MAX || time !== null || freeMinutes > 0 || (capFen !== null && capFen < amountFen))
+    return undefined
   const head = { socket, port: port - 1, on: 1 }
   if (power !== null) {
     const canSay =
@@ -279,7 +292,11 @@ function bkvPaidAhead(
       power.length <= BKV_TIERS_MAX &&
       power.every(({ maxPowerW, priceFen }) => maxPowerW * 10 <= U16_MAX && priceFen <= U16_MAX)
     if (!canSay) return undefined
-    const tiers = power.map(({ maxPowerW, priceFen, minutes }) => ({ powerDw: maxPowerW * 10, priceFen, minutesMin: minutes }))
+    const tiers = power.map(({ maxPowerW, priceFen, minutes }) => ({
+      powerDw: maxPowerW * 10,
+      priceFen,
+      minutesMin: minutes,
+    }))
     return { name: 'startByPower', fields: { ...head, amountFen, tiers } }
   }
   const flat = energy?.priceFenPerKwh ?? 0
@@ -293,6 +310,15 @@ function bkvPaidAhead(
   const fits = tiers.every((tier) => tier.electricityPriceFenPerKwh <= U16_MAX && tier.servicePriceFenPerKwh <= U16_MAX)
   if (!fits) return undefined
   // mode 4: electricity fee + service fee; F4 is unknown and sent as in the guide's sample; service fee by energy
-  const bkv = { ...head, mode: 4, controlType: 1, keyF4: 2, amountFen, serviceFeeBasis: 1, tierCount: tiers.length, tiers }
+  const bkv = {
+    ...head,
+    mode: 4,
+    controlType: 1,
+    keyF4: 2,
+    amountFen,
+    serviceFeeBasis: 1,
+    tierCount: tiers.length,
+    tiers,
+  }
   return { name: 'feeControl', fields: { bkv } }
 }

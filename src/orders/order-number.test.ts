@@ -45,7 +45,9 @@ test('numbers that cannot be sent say why', () => {
   for (const [orderNo, reason] of reasons) assert.equal(reasonOf(orderNo), reason, orderNo)
 })
 
-const hexDigits = fc.array(fc.constantFrom(...'0123456789abcdefF'), { minLength: 31, maxLength: 32 }).map((c) => c.join(''))
+const hexDigits = fc
+  .array(fc.constantFrom(...'0123456789abcdefF'), { minLength: 31, maxLength: 32 })
+  .map((c) => c.join(''))
 const ascii = fc.string({ unit: 'binary-ascii', minLength: 1, maxLength: 18 })
 const hexOfText = ascii.map((text) => Buffer.from(text.slice(0, 16)).toString('hex').padEnd(32, '0'))
 const nearBlank = fc

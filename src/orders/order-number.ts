@@ -18,7 +18,11 @@ export function wireOrderNumber(orderNo: string): WireOrderNumber {
   if (orderNo.length < 1 || orderNo.length > ORDER_NO_CHARS_MAX)
     return refused('order_no_length', `order_no needs 1..${ORDER_NO_CHARS_MAX} characters`)
   if (/^[\x21-\x7e]{1,16}$/.test(orderNo))
-    return { wireHex: Buffer.from(orderNo, 'latin1').toString('hex').padEnd(2 * WIRE_BYTES, '0') }
+    return {
+      wireHex: Buffer.from(orderNo, 'latin1')
+        .toString('hex')
+        .padEnd(2 * WIRE_BYTES, '0'),
+    }
   if (!/^[0-9a-f]{32}$/.test(orderNo))
     return refused(
       'order_no_form',

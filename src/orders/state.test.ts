@@ -111,7 +111,9 @@ test('any row of events: settled stays settled, nothing is settled without a set
       for (const given of row) {
         // as the writer does: which event a settlement is depends on the order
         const event =
-          given === 'settled' || given === 'real_settlement_after_estimate' ? settlementEvent(state, isEstimated) : given
+          given === 'settled' || given === 'real_settlement_after_estimate'
+            ? settlementEvent(state, isEstimated)
+            : given
         const before: OrderState = state
         const found = transition(state, event)
         if ('illegal' in found) continue

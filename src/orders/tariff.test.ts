@@ -64,7 +64,8 @@ test('power: the highest power picks the tier, bounds belong to their tier, abov
     [2000, 500],
     [3500, 500],
   ] as const
-  for (const [maxPowerW, fen] of expected) assert.equal(amount({ power: { tiers } }, { maxPowerW }), fen, `${maxPowerW} W`)
+  for (const [maxPowerW, fen] of expected)
+    assert.equal(amount({ power: { tiers } }, { maxPowerW }), fen, `${maxPowerW} W`)
   assert.equal(amount({ power: { tiers } }, { maxPowerW: 100, durationS: 3 * 3600 + 1 }), 100)
   assert.equal(amount({ power: { tiers } }, { maxPowerW: 500, durationS: 3 * 3600 }), 1000)
 })
@@ -123,7 +124,13 @@ test('minimum, cap, prepaid amount, free minutes', () => {
   assert.equal(amount(json, { durationS: 400, prepaidFen: 10 }), 10)
   // nothing used, nothing paid
   assert.equal(amount({ ...json, free_minutes: 0 }, { durationS: 0 }), 0)
-  const { lines } = amountOf(tariffOf(json), { startedMs: 0, durationS: 36_000, energyWh: 0, maxPowerW: 0, prepaidFen: 110 })
+  const { lines } = amountOf(tariffOf(json), {
+    startedMs: 0,
+    durationS: 36_000,
+    energyWh: 0,
+    maxPowerW: 0,
+    prepaidFen: 110,
+  })
   assert.deepEqual(
     lines.map(({ what, amountFen }) => [what, amountFen]),
     [
@@ -154,7 +161,10 @@ test('what is no tariff is named with its place', () => {
     [{ periods: { windows: [{ ...window, end: '22:00' }] } }, 'periods.windows[0].end'],
     [{ periods: { windows: [window, window] } }, 'periods.windows[0].end'],
     [{ periods: { windows: [{ ...window, end: '25:00' }] } }, 'periods.windows[0].end'],
-    [{ periods: { windows: [{ ...window, end: '09:00' }, { ...window, end: '08:00' }, window] } }, 'periods.windows[1].end'],
+    [
+      { periods: { windows: [{ ...window, end: '09:00' }, { ...window, end: '08:00' }, window] } },
+      'periods.windows[1].end',
+    ],
     [{ energy: { price_fen_per_kwh: 1 }, min_fen: 2, cap_fen: 1 }, 'cap_fen'],
     [{ energy: { price_fen_per_kwh: 1 }, name: 7 }, 'name'],
   ]
@@ -170,16 +180,26 @@ test('what is no tariff is named with its place', () => {
 test('a figure that cannot be is a defect of the caller', () => {
   const tariff = tariffOf({ energy: { price_fen_per_kwh: 1 } })
   for (const wrong of [{ energyWh: -1 }, { durationS: Number.NaN }, { energyWh: 2e9 }, { maxPowerW: -0.1 }])
-    assert.throws(() => amountOf(tariff, { startedMs: 0, durationS: 1, energyWh: 1, maxPowerW: 1, ...wrong }), RangeError)
+    assert.throws(
+      () => amountOf(tariff, { startedMs: 0, durationS: 1, energyWh: 1, maxPowerW: 1, ...wrong }),
+      RangeError,
+    )
 })
 
 const price = fc.integer({ min: 0, max: 2_000 })
 const tiers = fc
-  .uniqueArray(fc.record({ max_power_w: fc.integer({ min: 1, max: 3_000 }), price_fen: price, minutes: fc.integer({ min: 1, max: 240 }) }), {
-    minLength: 1,
-    maxLength: 5,
-    selector: (tier) => tier.max_power_w,
-  })
+  .uniqueArray(
+    fc.record({
+      max_power_w: fc.integer({ min: 1, max: 3_000 }),
+      price_fen: price,
+      minutes: fc.integer({ min: 1, max: 240 }),
+    }),
+    {
+      minLength: 1,
+      maxLength: 5,
+      selector: (tier) => tier.max_power_w,
+    },
+  )
   .map((list) => ({ tiers: list.sort((a, b) => a.max_power_w - b.max_power_w) }))
 const periods = fc
   .tuple(
@@ -202,7 +222,10 @@ const parts = {
   free_minutes: fc.integer({ min: 0, max: 30 }),
 }
 const hasComponent = (json: object) => ['time', 'energy', 'power', 'periods'].some((key) => key in json)
-const anyTariff = fc.record({ ...parts, periods }, { requiredKeys: [] }).filter(hasComponent).map(tariffOf)
+const anyTariff = fc
+  .record({ ...parts, periods }, { requiredKeys: [] })
+  .filter(hasComponent)
+  .map(tariffOf)
 const flatTariff = fc.record(parts, { requiredKeys: [] }).filter(hasComponent).map(tariffOf)
 const usage = fc.record(
   {
@@ -221,7 +244,10 @@ test('any tariff, any charge: whole fen, not negative, lines add up, bounds hold
     fc.property(anyTariff, usage, (tariff, charge) => {
       const { amountFen, lines } = amountOf(tariff, charge)
       assert.ok(Number.isSafeInteger(amountFen) && amountFen >= 0)
-      assert.equal(lines.reduce((sum, line) => sum + line.amountFen, 0), amountFen)
+      assert.equal(
+        lines.reduce((sum, line) => sum + line.amountFen, 0),
+        amountFen,
+      )
       for (const { what, amountFen: part, quantity } of lines) {
         assert.ok(LINE_KINDS.includes(what) && Number.isSafeInteger(part) && quantity >= 0)
         assert.ok(part >= 0 || what === 'cap' || what === 'prepaid', what)

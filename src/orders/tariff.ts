@@ -126,7 +126,8 @@ function read(json: unknown): Tariff {
     'cap_fen',
   ])
   const { name = null } = top
-  if (name !== null && (typeof name !== 'string' || name.length > 100)) throw new Bad('name', 'needs at most 100 characters')
+  if (name !== null && (typeof name !== 'string' || name.length > 100))
+    throw new Bad('name', 'needs at most 100 characters')
   const tariff: Tariff = {
     name,
     freeMinutes: top['free_minutes'] === undefined ? 0 : integer(top['free_minutes'], 'free_minutes', 0, DAY_MIN),
@@ -187,7 +188,12 @@ function readWindows(json: unknown): readonly PriceWindow[] {
     before = endMin
     return {
       endMin,
-      electricityFenPerKwh: integer(window['electricity_fen_per_kwh'], `${at}.electricity_fen_per_kwh`, 0, PRICE_FEN_MAX),
+      electricityFenPerKwh: integer(
+        window['electricity_fen_per_kwh'],
+        `${at}.electricity_fen_per_kwh`,
+        0,
+        PRICE_FEN_MAX,
+      ),
       serviceFenPerKwh:
         window['service_fen_per_kwh'] === undefined
           ? 0
@@ -237,7 +243,9 @@ export function amountOf(tariff: Tariff, usage: Usage): Amount {
   const maxPowerW = figure(usage.maxPowerW, 'maxPowerW', Number.MAX_SAFE_INTEGER)
   const startedMs = Math.floor(figure(usage.startedMs, 'startedMs', 8.64e15))
   const prepaidFen =
-    usage.prepaidFen === undefined ? undefined : Math.floor(figure(usage.prepaidFen, 'prepaidFen', Number.MAX_SAFE_INTEGER))
+    usage.prepaidFen === undefined
+      ? undefined
+      : Math.floor(figure(usage.prepaidFen, 'prepaidFen', Number.MAX_SAFE_INTEGER))
   const freeS = tariff.freeMinutes * 60
   if (durationS === 0 && energyWh === 0) return { amountFen: 0, lines: [] }
   if (freeS > 0 && durationS <= freeS) {
@@ -293,7 +301,12 @@ function halfUp(numerator: bigint, denominator: bigint): bigint {
  * electricity and once for service; each window's line is what the rounded running sum grows by, so that the lines add
  * up, none is negative, and more energy never costs less. Energy per window likewise: the remainder goes to the last.
  */
-function windowLines(windows: readonly PriceWindow[], startedMs: number, durationS: number, energyWh: number): AmountLine[] {
+function windowLines(
+  windows: readonly PriceWindow[],
+  startedMs: number,
+  durationS: number,
+  energyWh: number,
+): AmountLine[] {
   const sharesMs = sharesOf(windows, startedMs, durationS)
   const totalMs = sharesMs.reduce((sum, share) => sum + share, 0n)
   const energy = BigInt(energyWh)

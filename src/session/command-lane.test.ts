@@ -19,7 +19,12 @@ const OPTIONS = { spacingMs: 500, ackTimeoutMs: 15_000, retries: 1 }
 const WIRE = '12345678123456781234567812345678'
 
 class Bench {
-  readonly sends: { readonly name: string; readonly commandId: string; readonly messageId: number; readonly monoMs: number }[] = []
+  readonly sends: {
+    readonly name: string
+    readonly commandId: string
+    readonly messageId: number
+    readonly monoMs: number
+  }[] = []
   readonly fates = new Map<string, Fate & { readonly monoMs: number }>()
   readonly lane: CommandLane
   monoMs = 0
@@ -75,7 +80,16 @@ class Bench {
 
 const locate: Fields = { locateS: 5 }
 const start = { priority: PRIORITY.start, wireHex: WIRE, port: 1 }
-const startFields: Fields = { rateMode: 0, port: 0, command: 1, durationS: 600, orderHex: WIRE, balanceFen: 0, maxChargeS: 0, overloadPowerDw: 0 }
+const startFields: Fields = {
+  rateMode: 0,
+  port: 0,
+  command: 1,
+  durationS: 600,
+  orderHex: WIRE,
+  balanceFen: 0,
+  maxChargeS: 0,
+  overloadPowerDw: 0,
+}
 
 describe('one fate', () => {
   test('acked by a result with our message id, and by no other', () => {
@@ -93,7 +107,13 @@ describe('one fate', () => {
     const bench = new Bench(ap3000)
     bench.put('a', ap3000, 'locate', locate)
     bench.runTo(29_999)
-    assert.deepEqual(bench.sends.map((sent) => [sent.messageId, sent.monoMs]), [[100, 0], [100, 15_000]])
+    assert.deepEqual(
+      bench.sends.map((sent) => [sent.messageId, sent.monoMs]),
+      [
+        [100, 0],
+        [100, 15_000],
+      ],
+    )
     assert.equal(bench.fates.size, 0)
     bench.runTo(30_000)
     assert.deepEqual([bench.fates.get('a')!.status, bench.fates.get('a')!.attempts], [COMMAND_STATUS.dead, 2])
@@ -104,7 +124,10 @@ describe('one fate', () => {
     const bench = new Bench(ap3000)
     bench.put('a', ap3000, 'startCharge', startFields, start)
     bench.result('startCharge', 100, false, { reason: 'no_charger', executed: 'no' })
-    assert.deepEqual([bench.fates.get('a')!.status, bench.fates.get('a')!.reason], [COMMAND_STATUS.refused, 'no_charger'])
+    assert.deepEqual(
+      [bench.fates.get('a')!.status, bench.fates.get('a')!.reason],
+      [COMMAND_STATUS.refused, 'no_charger'],
+    )
   })
 
   test('never sent after its expiry', () => {
@@ -112,7 +135,14 @@ describe('one fate', () => {
     for (let index = 0; index < 5; index++)
       bench.put(`c${index}`, ap3000, 'locate', locate, { expiresMs: WALL_MS + 11_000 })
     bench.runTo(60_000)
-    assert.deepEqual(bench.sends.map(({ commandId, monoMs }) => [commandId, monoMs]), [['c0', 0], ['c1', 5_000], ['c2', 10_000]])
+    assert.deepEqual(
+      bench.sends.map(({ commandId, monoMs }) => [commandId, monoMs]),
+      [
+        ['c0', 0],
+        ['c1', 5_000],
+        ['c2', 10_000],
+      ],
+    )
     assert.equal(bench.fates.get('c4')!.status, COMMAND_STATUS.expired)
     assert.equal(bench.fates.get('c2')!.status, COMMAND_STATUS.dead)
     for (const fate of bench.fates.values()) assert.ok(fate.monoMs <= 11_000 + OPTIONS.ackTimeoutMs)
@@ -134,14 +164,23 @@ describe('order and pace', () => {
     bench.put('p', ap3000, 'locate', locate)
     bench.put('q', ap3000, 'locate', locate)
     bench.put('start', ap3000, 'startCharge', startFields, start)
-    bench.put('stop', ap3000, 'startCharge', { port: 0, command: 0, orderHex: WIRE }, { priority: PRIORITY.stop, port: 1 })
+    bench.put(
+      'stop',
+      ap3000,
+      'startCharge',
+      { port: 0, command: 0, orderHex: WIRE },
+      { priority: PRIORITY.stop, port: 1 },
+    )
     bench.runTo(2_000)
-    assert.deepEqual(bench.sends.map(({ commandId, monoMs }) => [commandId, monoMs]), [
-      ['p', 0],
-      ['stop', 500],
-      ['start', 1_000],
-      ['q', 1_500],
-    ])
+    assert.deepEqual(
+      bench.sends.map(({ commandId, monoMs }) => [commandId, monoMs]),
+      [
+        ['p', 0],
+        ['stop', 500],
+        ['start', 1_000],
+        ['q', 1_500],
+      ],
+    )
   })
 
   test('what was not finished goes back with its id and count, and is not sent oftener elsewhere', () => {
@@ -163,7 +202,10 @@ describe('a start in doubt', () => {
     const bench = new Bench(ap3000)
     bench.put('a', ap3000, 'startCharge', startFields, start)
     bench.runTo(30_500)
-    assert.deepEqual(bench.sends.map((sent) => sent.name), ['startCharge', 'startCharge', 'askStatus'])
+    assert.deepEqual(
+      bench.sends.map((sent) => sent.name),
+      ['startCharge', 'startCharge', 'askStatus'],
+    )
     assert.equal(bench.fates.size, 0, 'unknown, not failed')
     bench.lane.portSeen(0, 1, true, 'ff'.repeat(16), at(31_000))
     assert.equal(bench.fates.size, 0, 'another order on the port')
@@ -185,7 +227,10 @@ describe('a start in doubt', () => {
     bench.result('startCharge', 100, false, { reason: 'smoke_alarm', executed: 'unknown' })
     assert.equal(bench.fates.size, 0)
     bench.runTo(20_000)
-    assert.deepEqual([bench.fates.get('a')!.status, bench.fates.get('a')!.reason], [COMMAND_STATUS.refused, 'smoke_alarm'])
+    assert.deepEqual(
+      [bench.fates.get('a')!.status, bench.fates.get('a')!.reason],
+      [COMMAND_STATUS.refused, 'smoke_alarm'],
+    )
   })
 
   test('AP3000: "already so" after a resend means the first one worked', () => {
@@ -201,7 +246,10 @@ describe('a start in doubt', () => {
     const fields = { socket: 2, port: 0, on: 1, mode: 1, minutesMin: 60, energyWh: 0 }
     bench.put('a', bkv, 'control', fields, { priority: PRIORITY.start, socket: 2, port: 1 })
     bench.runTo(15_500)
-    assert.deepEqual(bench.sends.map((sent) => sent.name), ['control', 'queryStatus'])
+    assert.deepEqual(
+      bench.sends.map((sent) => sent.name),
+      ['control', 'queryStatus'],
+    )
     bench.lane.portSeen(2, 1, true, '001a', at(16_000))
     assert.deepEqual(bench.fates.get('a')!.result, { business_no: 26 })
   })

@@ -251,10 +251,7 @@ export class CommandLane {
     const { command } = flying
     const ask = this.#protocol.askAfterStart?.(command.downlink.name, command.fields)
     // never later than the expiry plus one ack timeout
-    const watchMs = Math.min(
-      this.#options.ackTimeoutMs,
-      command.expiresMs + this.#options.ackTimeoutMs - now.wallMs,
-    )
+    const watchMs = Math.min(this.#options.ackTimeoutMs, command.expiresMs + this.#options.ackTimeoutMs - now.wallMs)
     if (ask === undefined || watchMs <= 0) {
       this.#finish(flying, { ...otherwise, attempts: flying.attempts }, {})
       return
@@ -265,7 +262,16 @@ export class CommandLane {
     if (downlink === undefined) throw new Error(`${this.#protocol.name}: no downlink ${ask.name}`)
     // queued like everything else: a question keeps the spacing too
     const expiresMs = now.wallMs + watchMs
-    this.#insert({ ...command, commandId: QUESTION, downlink, fields: ask.fields, wireHex: '', attempts: 0, messageId: undefined, expiresMs })
+    this.#insert({
+      ...command,
+      commandId: QUESTION,
+      downlink,
+      fields: ask.fields,
+      wireHex: '',
+      attempts: 0,
+      messageId: undefined,
+      expiresMs,
+    })
     this.#sendQueued(now)
   }
 
@@ -276,7 +282,9 @@ export class CommandLane {
       if (ours === messageId) return true
       const { result } = command.downlink
       // some models answer on their own, without our id; then the socket must fit
-      return result !== 'none' && result.orBy === uplinkName && (fact.socket === undefined || fact.socket === command.socket)
+      return (
+        result !== 'none' && result.orBy === uplinkName && (fact.socket === undefined || fact.socket === command.socket)
+      )
     })
     if (flying === undefined) return false
     const result = {
@@ -287,13 +295,19 @@ export class CommandLane {
       ...(fact.port !== undefined && { port: fact.port }),
       ...(fact.socket !== undefined && { socket: fact.socket }),
     }
-    if (fact.ok) this.#finish(flying, { status: COMMAND_STATUS.acked, reason: fact.reason, attempts: flying.attempts }, result)
+    if (fact.ok)
+      this.#finish(flying, { status: COMMAND_STATUS.acked, reason: fact.reason, attempts: flying.attempts }, result)
     else if (fact.executed === 'unknown' && flying.watch === undefined)
       this.#watch(flying, { status: COMMAND_STATUS.refused, reason: fact.reason }, now)
     else if (fact.reason === 'already_in_state' && flying.attempts > 1)
       // the first sending worked, its result was lost
-      this.#finish(flying, { status: COMMAND_STATUS.acked, reason: 'already_in_state', attempts: flying.attempts }, result)
-    else this.#finish(flying, { status: COMMAND_STATUS.refused, reason: fact.reason, attempts: flying.attempts }, result)
+      this.#finish(
+        flying,
+        { status: COMMAND_STATUS.acked, reason: 'already_in_state', attempts: flying.attempts },
+        result,
+      )
+    else
+      this.#finish(flying, { status: COMMAND_STATUS.refused, reason: fact.reason, attempts: flying.attempts }, result)
     this.advance(now)
     return true
   }
@@ -325,7 +339,8 @@ export class CommandLane {
       if (!isOurs) continue
       // a report may overtake the result, which says more (the business number): only doubt is settled by it
       if (flying.watch === undefined && command.downlink.result !== 'none') continue
-      const businessNo = command.wireHex === '' && wireHex !== undefined ? { business_no: Number.parseInt(wireHex, 16) } : {}
+      const businessNo =
+        command.wireHex === '' && wireHex !== undefined ? { business_no: Number.parseInt(wireHex, 16) } : {}
       this.#finish(
         flying,
         { status: COMMAND_STATUS.acked, reason: 'confirmed_by_report', attempts: flying.attempts },

@@ -2,7 +2,7 @@
  * What session logic asks of the world. The session worker carries these out on sockets and shared memory; the
  * simulation carries them out on queues. Nothing here returns a promise.
  */
-import type { Protocol, Uplink, Downlink, NoiseReason, CardAnswer } from '../codec/protocol.ts'
+import type { CardAnswer, Downlink, NoiseReason, Protocol, Uplink } from '../codec/protocol.ts'
 import type { Field, Lane, RowKind, RowOf } from '../rows/row.ts'
 
 /** Why a connection ended: label values of `pilegate_closed_total{reason}`. */

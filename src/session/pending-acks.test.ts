@@ -56,9 +56,12 @@ test('a row the database would not take is not acked, and neither is its group',
 test('random histories: order kept, nothing before durable, no group split', () => {
   fc.assert(
     fc.property(
-      fc.array(fc.record({ what: fc.constantFrom('add', 'add', 'reach', 'refuse'), group: fc.nat(3), step: fc.nat(3) }), {
-        maxLength: 80,
-      }),
+      fc.array(
+        fc.record({ what: fc.constantFrom('add', 'add', 'reach', 'refuse'), group: fc.nat(3), step: fc.nat(3) }),
+        {
+          maxLength: 80,
+        },
+      ),
       (history) => {
         const acks = new PendingAcks<WaitingAck>()
         let written = 0

@@ -41,8 +41,7 @@ export class PendingAcks<A extends WaitingAck> {
     if (ack.group === undefined) return
     this.#refused.get(ack.group)?.delete(ack.about)
     const group = this.#groups.get(ack.group)
-    if (group === undefined)
-      this.#groups.set(ack.group, { lastPosition: ack.position, waiting: 1, isSpoiled: false })
+    if (group === undefined) this.#groups.set(ack.group, { lastPosition: ack.position, waiting: 1, isSpoiled: false })
     else {
       group.lastPosition = ack.position
       group.waiting++

@@ -11,8 +11,8 @@ import type { Fact, OrderRef } from '../codec/facts.ts'
 import { FrameAssembler, type UnitVisitor } from '../codec/frame-assembler.ts'
 import {
   type CardAnswer,
-  deviceKey as deviceKeyOf,
   type Downlink,
+  deviceKey as deviceKeyOf,
   type Fields,
   type FrameHead,
   type NoiseReason,
@@ -35,13 +35,7 @@ import {
   settlementRow,
 } from '../rows/index.ts'
 import type { Claim, Directory, StandingWords } from '../shared/directory.ts'
-import {
-  COMMAND_STATUS,
-  CommandLane,
-  type Fate,
-  type LaneCommand,
-  type LaneOptions,
-} from './command-lane.ts'
+import { COMMAND_STATUS, CommandLane, type Fate, type LaneCommand, type LaneOptions } from './command-lane.ts'
 import { DeviceRecord } from './device-record.ts'
 import { type CloseReason, type Effects, type Moment, ROW_REFUSED } from './effects.ts'
 import { isBlankOrder, orderKeyOf, orderNoOf, wireKeyOf } from './order-key.ts'
@@ -281,7 +275,8 @@ export class Shard {
     })
     if (reply === undefined) return
     const downlink = this.#downlinkOf(session.record.protocol, pending.reply.with)
-    const messageId = pending.reply.freshSequence === true ? session.record.nextMessageId(now.wallMs) : pending.messageId
+    const messageId =
+      pending.reply.freshSequence === true ? session.record.nextMessageId(now.wallMs) : pending.messageId
     const frame = this.#encode(session, downlink, messageId, reply)
     this.#log(session, downlink, messageId, frame, false, null, now.wallMs)
     this.#send(session, downlink, frame, pending.command, pending.receivedMonoMs)
@@ -563,16 +558,19 @@ export class Shard {
       if (group !== undefined) this.#acks.refuse(group, about, now.monoMs)
       return
     }
-    this.#acks.add({ position: storedAt, group, about, session, frame, answers: command, downlink, receivedMonoMs: now.monoMs })
+    this.#acks.add({
+      position: storedAt,
+      group,
+      about,
+      session,
+      frame,
+      answers: command,
+      downlink,
+      receivedMonoMs: now.monoMs,
+    })
   }
 
-  #askCard(
-    session: Session,
-    command: Uplink,
-    reply: Exclude<Reply, 'none'>,
-    fields: Fields,
-    messageId: number,
-  ): void {
+  #askCard(session: Session, command: Uplink, reply: Exclude<Reply, 'none'>, fields: Fields, messageId: number): void {
     const cardId = fields['cardIdHex']
     if (this.#cards.size >= CARD_QUESTIONS_MAX || typeof cardId !== 'string') {
       this.#effects.counts.cardLookup('refused')
@@ -858,7 +856,13 @@ export class Shard {
           'device.alarm',
           eventIdOf('device.alarm', deviceId, session.epoch, messageId, fact.kindRaw, fact.port, fact.trigger ?? 0),
           null,
-          { kind: fact.kind, kind_raw: fact.kindRaw, socket: fact.socket, port: fact.port, trigger: fact.trigger ?? null },
+          {
+            kind: fact.kind,
+            kind_raw: fact.kindRaw,
+            socket: fact.socket,
+            port: fact.port,
+            trigger: fact.trigger ?? null,
+          },
         )
         return undefined
       // seen, logged with its bytes and counted; nothing else follows from these yet
@@ -871,7 +875,8 @@ export class Shard {
         if (session.lane?.resultReceived(fact, messageId, command.name, this.#now) === true) return undefined
         // its command has its fate already, or was never ours: the frame in cmd_log is the evidence
         const downlink = record.protocol.downlinkByName.get(fact.downlink)
-        if (downlink !== undefined && !isReply(record.protocol, fact.downlink)) this.#effects.counts.command(downlink, 'late')
+        if (downlink !== undefined && !isReply(record.protocol, fact.downlink))
+          this.#effects.counts.command(downlink, 'late')
         return undefined
       }
     }
@@ -889,7 +894,13 @@ export class Shard {
     }
   }
 
-  #event(session: Session, type: string, eventId: string, orderKey: string | null, data: Record<string, unknown>): void {
+  #event(
+    session: Session,
+    type: string,
+    eventId: string,
+    orderKey: string | null,
+    data: Record<string, unknown>,
+  ): void {
     this.#effects.appendRow(eventRow, {
       eventId,
       eventType: type,

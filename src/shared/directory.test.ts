@@ -134,8 +134,7 @@ test('an epoch of a later start is greater than any of an earlier one', () => {
 test('a full table answers, and known devices still claim', () => {
   const directory = new Directory(allocateDirectory(512, 1))
   const births = directory.nextEpoch()
-  for (let device = 0; device < 512; device++)
-    assert.equal(directory.claim(device, births, 0).kind, 'taken')
+  for (let device = 0; device < 512; device++) assert.equal(directory.claim(device, births, 0).kind, 'taken')
   assert.equal(directory.claim(9_999, directory.nextEpoch(), 0).kind, 'full')
   assert.equal(directory.claim(5, directory.nextEpoch(), 1).kind, 'taken')
 })

@@ -90,8 +90,7 @@ export class Directory {
   #find(deviceKey: number, make: boolean): number {
     const key = BigInt(deviceKey) + 1n
     // Fibonacci hashing of both halves: device numbers of one batch are consecutive
-    let slot =
-      (Math.imul(deviceKey >>> 0, 0x9e3779b1) ^ Math.imul(Math.floor(deviceKey / 2 ** 32), 0x85ebca6b)) >>> 0
+    let slot = (Math.imul(deviceKey >>> 0, 0x9e3779b1) ^ Math.imul(Math.floor(deviceKey / 2 ** 32), 0x85ebca6b)) >>> 0
     slot %= this.#slots
     for (let probe = 0; probe < this.#slots; probe++) {
       const at = this.#at64(slot) + DIRECTORY.key.offset64

@@ -40,9 +40,15 @@ test('any mix of append, publish, take and release agrees with a queue', () => {
     fc.property(
       fc.array(
         fc.oneof(
-          { weight: 6, arbitrary: fc.record({ what: fc.constant('append' as const), words: fc.integer({ min: 1, max: 30 }) }) },
+          {
+            weight: 6,
+            arbitrary: fc.record({ what: fc.constant('append' as const), words: fc.integer({ min: 1, max: 30 }) }),
+          },
           { weight: 2, arbitrary: fc.record({ what: fc.constant('publish' as const), words: fc.constant(0) }) },
-          { weight: 2, arbitrary: fc.record({ what: fc.constant('take' as const), words: fc.integer({ min: 1, max: 64 }) }) },
+          {
+            weight: 2,
+            arbitrary: fc.record({ what: fc.constant('take' as const), words: fc.integer({ min: 1, max: 64 }) }),
+          },
           { weight: 2, arbitrary: fc.record({ what: fc.constant('release' as const), words: fc.constant(0) }) },
           { weight: 1, arbitrary: fc.record({ what: fc.constant('rewind' as const), words: fc.constant(0) }) },
         ),
@@ -174,7 +180,9 @@ test('two threads: 200,000 rows of random sizes arrive whole, once and in order'
     }
     producer.publish()
   `
-  const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(source)}`), { workerData: { memory, rows } })
+  const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(source)}`), {
+    workerData: { memory, rows },
+  })
   const failed = new Promise<never>((_, reject) => worker.on('error', reject))
   const consumer = new OutboxConsumer(memory)
   let seen = 0

@@ -179,7 +179,14 @@ export class OutboxConsumer {
     if (at > written) throw new Error(`outbox invariant: row ends at ${at}, written ${written}`)
     this.#taken = at
     const fromIndex = OUTBOX_CONTROL_BYTES + index(from)
-    return { memory: this.memory, fromIndex, toIndex: fromIndex + (at - from), fromPosition: from, toPosition: at, rows }
+    return {
+      memory: this.memory,
+      fromIndex,
+      toIndex: fromIndex + (at - from),
+      fromPosition: from,
+      toPosition: at,
+      rows,
+    }
   }
 
   /** Goes back to the first unreleased row: what a dead writer had taken is taken again. Thread: main. */

@@ -7,7 +7,6 @@ import { identify } from '../../workers/acceptor/identify.ts'
 import type { CardAnswer, Protocol, Uplink } from '../codec/protocol.ts'
 import { LaneRelay, type SpanOutcome } from '../main/relay.ts'
 import { PROTOCOLS } from '../protocols/index.ts'
-import { settlementRow } from '../rows/index.ts'
 import { encodeRow, type Field, LANES, type Lane, type RowKind, type RowOf } from '../rows/row.ts'
 import type { CardQuestion, CloseReason, Effects, SessionCounts } from '../session/effects.ts'
 import { ROW_REFUSED } from '../session/effects.ts'
@@ -40,6 +39,8 @@ export interface Watch {
   /** A session thread decides to send. */
   speaks(line: Line, frame: Uint8Array): void
   closes(line: Line, reason: CloseReason): void
+  /** The server sees that a device's end of a connection is gone. */
+  peerEnded(line: Line): void
   claimed(birth: number, deviceKey: number, answer: ClaimAnswer): void
   /** Rows of the history lane whose ring space is free again: stored, spooled or dropped. */
   released(names: readonly string[]): void
@@ -250,7 +251,7 @@ export class Gateway implements ServerEnd {
     const shards = Array.from({ length: world.plan.shards }, (_, shard) => shard)
     this.lanes = shards.map((shard) => new ShardLanes(this, world, shard))
     this.threads = shards.map((shard) => new SessionThread(this, shard))
-    this.#toAcceptor = new Channel(world.time, world.random)
+    this.#toAcceptor = new Channel(world.time, world.random, world.plan.busyShare)
     this.#doors = [...this.threads]
     this.#tick()
   }
@@ -341,6 +342,13 @@ export class Gateway implements ServerEnd {
     })
   }
 
+  /** @param isMidway in the turn that appends its next row, before that is published */
+  crashShardSoon(shard: number, isMidway: boolean): void {
+    const thread = this.threads[shard]
+    if (thread !== undefined && isMidway) thread.onNextRow = () => this.crashShard(shard)
+    else this.crashShard(shard)
+  }
+
   /** One session thread ends without a word; the supervisor notices, cleans up, starts another. */
   crashShard(shard: number): void {
     const thread = this.threads[shard]
@@ -354,7 +362,8 @@ export class Gateway implements ServerEnd {
     if (this.lanes[shard]!.spansInFlight > 0) world.covered('shard.crash_with_span_in_flight')
     if (thread.hasCardQuestion) world.covered('shard.crash_with_card_question')
     thread.die()
-    time.after(random.between(1, 40), () => {
+    // main hears of it at once, unless it is busy
+    time.after(random.chance(0.3) ? random.between(40, 2_500) : random.between(1, 40), () => {
       if (!this.isAlive) return
       this.threads[shard] = undefined
       this.#toAcceptor.post(() => {
@@ -410,13 +419,15 @@ class SessionThread implements Effects, ServerEnd {
   readonly #freeIds: number[] = []
   #unpublished: KeptRow[] = []
   #isFlushScheduled = false
+  onNextRow: (() => void) | undefined
   readonly #questions = new Set<number>()
 
   constructor(gateway: Gateway, index: number) {
     this.#gateway = gateway
     this.#world = gateway.world
     this.#index = index
-    const { time, random } = this.#world
+    const { time, random, plan } = this.#world
+    const { busyShare } = plan
     this.#lanes = gateway.lanes[index]!
     const { memory, consumer } = this.#lanes
     const isForgetful = this.#world.mutant === 'shardForgetsPosition'
@@ -425,9 +436,9 @@ class SessionThread implements Effects, ServerEnd {
       ledger: new OutboxProducer(memory.ledger, positionOf('ledger')),
       history: new OutboxProducer(memory.history, positionOf('history')),
     }
-    this.#toMain = new Channel(time, random)
-    this.#fromMain = new Channel(time, random)
-    this.#fromAcceptor = new Channel(time, random)
+    this.#toMain = new Channel(time, random, busyShare)
+    this.#fromMain = new Channel(time, random, busyShare)
+    this.#fromAcceptor = new Channel(time, random, busyShare)
     const covered = this.#world.covered.bind(this.#world)
     this.counts = {
       uplink: () => {},
@@ -558,6 +569,7 @@ class SessionThread implements Effects, ServerEnd {
     this.#lines[id] = undefined
     this.#freeIds.push(id)
     line.isServerOpen = false
+    this.#gateway.watch.peerEnded(line)
     this.shard.connectionClosed(id, reason, this.#now())
   }
 
@@ -621,7 +633,10 @@ class SessionThread implements Effects, ServerEnd {
     if (position - before !== bytes.length) this.#world.covered('ring.wrapped')
     if (before < 2 ** 32 && position >= 2 ** 32) this.#world.covered('position.wrapped')
     if (row.lane === 'history') this.#unpublished.push({ position, name: rowNameOf(row.kind, values) })
-    else if (row.kind === settlementRow.kind) this.#scheduleFlush()
+    if (this.onNextRow !== undefined) {
+      this.#world.time.after(0, this.onNextRow)
+      this.onNextRow = undefined
+    }
     return position
   }
 

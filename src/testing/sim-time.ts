@@ -67,18 +67,21 @@ const isEarlier = (one: Entry, other: Entry): boolean =>
 export class Channel {
   readonly #time: VirtualTime
   readonly #random: Random
+  readonly #busyShare: number
   #lastMs = 0
   /** Its far end, or the messages on their way, are gone. */
   isCut = false
 
-  constructor(time: VirtualTime, random: Random) {
+  /** @param busyShare how often the receiving thread has something else to do first */
+  constructor(time: VirtualTime, random: Random, busyShare: number) {
     this.#time = time
     this.#random = random
+    this.#busyShare = busyShare
   }
 
   post(deliver: () => void): void {
-    // mostly at once; now and then the receiving thread is busy
-    const delayMs = this.#random.chance(0.03) ? this.#random.between(10, 400) : this.#random.between(0, 3)
+    const isBusy = this.#random.chance(this.#busyShare)
+    const delayMs = isBusy ? this.#random.between(10, 1_500) : this.#random.between(0, 3)
     this.#lastMs = Math.max(this.#lastMs, this.#time.nowMs + delayMs)
     this.#time.at(this.#lastMs, () => {
       if (!this.isCut) deliver()

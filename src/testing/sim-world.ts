@@ -12,6 +12,7 @@ export const COVERAGE = [
   'connection.half_open',
   'connection.dead_at_server',
   'connection.stalled',
+  'connection.backlog',
   'connection.refused',
   'connection.without_iccid',
   'frame.doubled',
@@ -114,6 +115,9 @@ export interface Plan {
   readonly faultEveryMs: number
   readonly faultWeights: Readonly<Record<Fault, number>>
   readonly withoutIccidShare: number
+  readonly slowStartShare: number
+  /** Of messages between threads, that wait for the receiver. */
+  readonly busyShare: number
   readonly doubledShare: number
   readonly noiseShare: number
   readonly slowWriterShare: number
@@ -128,7 +132,8 @@ export const FAULTS = [
   'halfOpen',
   'deadAtServer',
   'stall',
-  'reconnectTwice',
+  'restarts',
+  'backlog',
   'outage',
   'shardCrash',
   'gatewayCrash',

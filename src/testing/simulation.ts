@@ -97,6 +97,8 @@ function drawPlan(random: Random): Plan {
     faultEveryMs: random.pick([2_000, 5_000, 10_000]),
     faultWeights,
     withoutIccidShare: random.pick([0, 0.3, 0.6]),
+    busyShare: random.pick([0.02, 0.02, 0.2]),
+    slowStartShare: random.pick([0, 0.1, 0.5]),
     doubledShare: random.pick([0, 0.05, 0.3]),
     noiseShare: random.pick([0, 0.02]),
     slowWriterShare: random.pick([0, 0.05, 0.3]),
@@ -221,6 +223,7 @@ class Simulation implements Watch {
   dial(device: SimDevice): Line {
     const line = new Line(this.#world, ++this.#lines, device.double.deviceId, device)
     line.isWithoutIccid = this.#world.goesWrong(this.#world.plan.withoutIccidShare)
+    if (this.#world.goesWrong(this.#world.plan.slowStartShare)) line.up.stall(this.#faults.between(100, 6_000))
     const { time, random } = this.#world
     time.after(random.between(1, 80), () => {
       if (!line.isDeviceOpen) return
@@ -243,9 +246,9 @@ class Simulation implements Watch {
 
   #planOrder(): void {
     const random = this.#faults
-    this.#world.time.after(random.between(500, 6_000), () => {
+    this.#world.time.after(random.between(200, 4_000), () => {
       if (this.#world.isCalm) return
-      random.pick(this.#devices).startOrder(random.chance(0.5))
+      random.pick(this.#devices).startOrder(random.chance(0.6))
       this.#planOrder()
     })
   }
@@ -273,7 +276,7 @@ class Simulation implements Watch {
       case 'outage':
         return this.#outage(random.chance(0.3) ? random.between(10_000, 45_000) : random.between(300, 8_000))
       case 'shardCrash':
-        return this.#gateway?.crashShard(random.below(world.plan.shards))
+        return this.#gateway?.crashShardSoon(random.below(world.plan.shards), random.chance(0.4))
       case 'gatewayCrash':
         return this.#crashGateway()
       default:
@@ -299,21 +302,34 @@ class Simulation implements Watch {
         world.covered('connection.stalled')
         random.pick([line.up, line.down]).stall(random.between(500, 10_000))
         return
-      case 'reconnectTwice':
-        // a module that restarts over and over: several connections of one device in the acceptor at once
-        device.hangUp('restart')
-        line.up.stall(random.between(0, 4_000))
-        line.abandonedByDevice(random.between(500, 30_000), true)
-        world.time.after(random.between(20, 6_000), () => {
-          const next = device.line
-          if (next === undefined || world.isCalm) return
-          next.up.stall(random.between(0, 3_000))
-          device.hangUp('restart')
-          next.abandonedByDevice(random.between(100, 20_000), true)
+      case 'restarts':
+        return this.#restart(device, 1 + random.below(4))
+      case 'backlog':
+        // what the device goes on sending arrives long after it has given this connection up
+        world.covered('connection.backlog')
+        line.up.stall(random.between(3_000, 25_000))
+        world.time.after(random.between(500, 8_000), () => {
+          if (!line.isDeviceOpen || device.line !== line) return
+          device.hangUp('backlog')
+          line.abandonedByDevice(random.between(0, 20_000), true)
         })
         return
       default:
     }
+  }
+
+  /** A module that restarts over and over: several connections of one device, their first bytes in any order. */
+  #restart(device: SimDevice, times: number): void {
+    const random = this.#faults
+    const { line } = device
+    if (line !== undefined) {
+      device.hangUp('restart')
+      line.abandonedByDevice(random.between(100, 30_000), random.chance(0.8))
+    }
+    if (times > 1)
+      this.#world.time.after(random.between(300, 4_000), () => {
+        if (!this.#world.isCalm) this.#restart(device, times - 1)
+      })
   }
 
   #outage(ms: number): void {
@@ -434,6 +450,11 @@ class Simulation implements Watch {
     world.covered('close.superseded')
     const isNewerThere = [...line.asked].some((key) => (this.#newestClaimedBirth.get(key) ?? 0) > line.birth)
     if (!isNewerThere) world.violated('a reconnect wins', `${line.name} superseded, nobody newer had the word`)
+  }
+
+  peerEnded(line: Line): void {
+    if ([...line.asked].some((key) => (this.#newestClaimedBirth.get(key) ?? 0) > line.birth))
+      this.#world.covered('server_end.late')
   }
 
   claimed(birth: number, key: number, answer: ClaimAnswer): void {

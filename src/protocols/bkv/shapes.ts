@@ -49,8 +49,17 @@ const BEIJING_OFFSET_MS = 8 * 3_600_000
 
 /** @returns `yyyyMMddHHmmss` in Beijing time */
 export function beijingDigits(nowMs: number): string {
-  return new Date(nowMs + BEIJING_OFFSET_MS).toISOString().replace(/[-T:]/g, '').slice(0, 14)
+  const second = Math.floor(nowMs / 1000)
+  if (second !== digitsSecond) {
+    digitsSecond = second
+    digits = new Date(nowMs + BEIJING_OFFSET_MS).toISOString().replace(/[-T:]/g, '').slice(0, 14)
+  }
+  return digits
 }
+
+// every heartbeat of a second gets the same answer; the text costs more than the rest of the reply
+let digitsSecond = Number.NaN
+let digits = ''
 
 /** @returns ms since the epoch of `yyyyMMddHHmmss` digits in Beijing time; undefined when they are no time */
 export function beijingMs(digits: unknown): number | undefined {

@@ -2,7 +2,7 @@
  * The BKV protocol: every command its document names, in both directions. What is not here is unknown: it is counted
  * and kept raw by whoever reads frames.
  */
-import type { Fields, Downlink, Protocol, Uplink } from '../../codec/protocol.ts'
+import type { Downlink, Fields, Protocol, Uplink } from '../../codec/protocol.ts'
 import * as card from './commands/card.ts'
 import * as network from './commands/network.ts'
 import * as payload from './commands/payload.ts'

@@ -1,0 +1,62 @@
+/**
+ * `npm run fuzz -- [--protocol ap3000|bkv|all] [--frames N] [--seed S] [--only N] [--json]`: the codec fuzzer over N
+ * damaged frames per protocol, or over one input alone, whose bytes it prints. Ends with 1 when a claim was broken.
+ */
+import { parseArgs } from 'node:util'
+import { type FuzzReport, fuzz } from './fuzz.ts'
+import { inputOf, TARGETS } from './fuzz-input.ts'
+
+const { values } = parseArgs({
+  options: {
+    protocol: { type: 'string', default: 'all' },
+    frames: { type: 'string', default: '1000000' },
+    seed: { type: 'string', default: '1' },
+    only: { type: 'string' },
+    json: { type: 'boolean', default: false },
+  },
+})
+
+function integer(name: string, text: string): number {
+  const value = Number(text)
+  if (Number.isSafeInteger(value) && value >= 0) return value
+  console.error(`--${name} ${text}: not a whole number`)
+  process.exit(2)
+}
+
+const names = (['ap3000', 'bkv'] as const).filter((name) => values.protocol === 'all' || values.protocol === name)
+if (names.length === 0) {
+  console.error(`--protocol ${values.protocol}: one of ap3000 bkv all`)
+  process.exit(2)
+}
+const seed = integer('seed', values.seed)
+const frames = integer('frames', values.frames)
+const only = values.only === undefined ? undefined : integer('only', values.only)
+
+function tell({ protocol, counts, commands, failures, seconds }: FuzzReport): void {
+  const rate = Math.round(counts.frames / seconds)
+  const neverDecoded = Object.keys(commands).filter((name) => commands[name] === 0)
+  console.log(
+    `${protocol} seed ${seed}: ${counts.frames} frames in ${seconds.toFixed(1)} s (${rate}/s), ${failures.length} failures`,
+  )
+  console.log(`  ${Object.entries(counts).map(([name, count]) => `${name} ${count}`).join(', ')}`)
+  console.log(
+    `  ${Object.keys(commands).length} commands, never decoded: ${neverDecoded.length === 0 ? 'none' : neverDecoded.join(', ')}`,
+  )
+  for (const failure of failures) {
+    console.log(`  FAILED ${failure.what}`)
+    console.log(`    bytes ${failure.hex} (good frames from byte ${failure.goodFrom})`)
+    console.log(`    replay: ${failure.replay}`)
+  }
+}
+
+for (const protocol of names) {
+  const report = fuzz({ protocol, seed, frames, ...(only === undefined ? {} : { only }) })
+  if (only !== undefined && !values.json) {
+    const { stream, goodAt, isLoggedIn, cuts } = inputOf(TARGETS[protocol], seed, only)
+    console.log(`input ${only}: ${Buffer.from(stream).toString('hex')}`)
+    console.log(`  good frames at ${goodAt.join(' ')}, logged in ${isLoggedIn}, cut at ${cuts.join(' ') || 'no place'}`)
+  }
+  if (values.json) console.log(JSON.stringify(report))
+  else tell(report)
+  if (report.failures.length > 0) process.exitCode = 1
+}
