@@ -56,18 +56,35 @@ export interface Gateway {
 }
 
 export async function startGateway(config: Config): Promise<Gateway> {
+  // what a start that fails half-way must not leave behind, newest last
+  const undo: (() => unknown)[] = []
+  try {
+    return await boot(config, undo)
+  } catch (error) {
+    for (const step of undo.reverse()) {
+      try {
+        await step()
+      } catch {}
+    }
+    throw error
+  }
+}
+
+async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   const dataDir = resolve(config.dataDir)
   const logOptions = { level: config.logLevel, serviceName: config.serviceName, env: config.env }
   const log = createLog({ ...logOptions, thread: 'main', isHeld: true })
 
   // 1. a place of our own, and who may use the API
   const giveBackDataDir = takeDataDir(dataDir)
+  undo.push(giveBackDataDir)
   const firstKey = config.apiKeys === null ? firstApiKey(dataDir) : undefined
   const apiKeys = config.apiKeys ?? [firstKey!.key]
 
   // 2. the database
   let embedded: EmbeddedPostgres | undefined
   if (config.databaseUrl === null) embedded = await startEmbeddedPostgres({ dataDir, log })
+  undo.push(() => embedded?.stop())
   const databaseUrl = config.databaseUrl ?? embedded!.url
   const sql = connect(databaseUrl, { max: config.dbMaxConns, statementTimeoutMs: config.requestTimeoutMs })
   const { applied } = await migrate(sql)

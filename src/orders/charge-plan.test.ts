@@ -2,8 +2,8 @@
  * Claims: every mode becomes the bytes of the vendor documents, on both protocols; what neither device nor gateway can
  * do is refused with its reason; limits the device cannot keep are handed to the gateway (D19 of the field: every mode
  * was sent as minutes, amounts were ignored). How: plans are encoded by the real codecs and compared with
- * `corpus/vectors.json` of both protocols; random requests (fast-check) never give a plan that cannot be encoded, nor one whose bytes
- * lose what was asked for.
+ * `corpus/vectors.json` of both protocols; random requests (fast-check, which prints the seed of a failure) never give
+ * a plan that cannot be encoded, nor one whose bytes lose what was asked for.
  */
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
@@ -128,6 +128,7 @@ test('AP3000 energy: rate mode 2, 0.01 kWh rounded up; the vector has one byte m
     )
   // never 0, which would be until full
   assert.equal(planned(ap3000, { mode: 'energy', energyWh: 0.5 }).fields['energy10Wh'], 1)
+  assert.equal(planned(ap3000, { mode: 'energy', energyWh: Number.MIN_VALUE }).fields['energy10Wh'], 1)
 })
 
 test('AP3000 full: rate mode 0 with 0 seconds, limits as in the guide’s example', () => {

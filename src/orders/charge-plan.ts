@@ -180,7 +180,8 @@ function ap3000Plan(request: ChargeRequest): ChargePlan | Refusal {
   if ('code' in number) return number
   const seconds = Math.ceil(durationS ?? 0)
   if (seconds > U16_MAX) return invalid('duration_s_range', `duration_s needs at most ${U16_MAX}`)
-  const energy10Wh = Math.ceil((energyWh ?? 0) / 10)
+  // whole Wh first: a quotient may vanish, and 0 on the wire means until full
+  const energy10Wh = Math.ceil(Math.ceil(energyWh ?? 0) / 10)
   if (energy10Wh > U16_MAX) return invalid('energy_wh_range', `energy_wh needs at most ${U16_MAX * 10}`)
   const overloadPowerDw = maxPowerW === undefined ? 0 : Math.max(1, Math.floor(maxPowerW * 10 + 1e-6))
   if (overloadPowerDw > U16_MAX) return invalid('max_power_w_range', `max_power_w needs at most ${U16_MAX / 10}`)

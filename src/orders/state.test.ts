@@ -150,7 +150,7 @@ test('README.md shows this table', () => {
   const between = (text: string, name: string, content: string) => {
     const marks = new RegExp(`(<!-- ${name} -->)[\\s\\S]*(<!-- /${name} -->)`)
     assert.match(text, marks)
-    return text.replace(marks, (_, open, close) => `${open}\n${content}\n${close}`)
+    return text.replace(marks, (_, open, close) => `${open}\n\n${content}\n\n${close}`)
   }
   const made = between(between(readme, 'states', stateTable()), 'illegal', illegalTable())
   if (process.env['UPDATE_README'] === '1') writeFileSync(place, made)

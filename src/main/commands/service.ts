@@ -1,0 +1,641 @@
+/**
+ * Commands from HTTP: each one is checked, encoded once for the proof that it can be, and stored with its order and its
+ * line in the audit log in one transaction; only then the caller hears of it and the desk gets it. Thread: main.
+ *
+ * A repeated request is answered like the first: by Idempotency-Key, a charge also by its order_no. What arrives at the
+ * same time for one device is taken one after the other, in this process by a chain of promises (waiting costs no
+ * database connection), between processes by an advisory lock.
+ */
+import { createHash, randomBytes } from 'node:crypto'
+import type { Fields, Protocol } from '../../codec/protocol.ts'
+import type { ApiKey } from '../../config/api-keys.ts'
+import { HttpError } from '../../errors/errors.ts'
+import {
+  type ChargeMode,
+  type ChargeRequest,
+  chargePlan,
+  isRefusal,
+  type Refusal,
+  stopPlan,
+} from '../../orders/charge-plan.ts'
+import { newOrderNo, ORDER_NO_RANDOM_BYTES } from '../../orders/order-number.ts'
+import { isTariffProblem, parseTariff, type Tariff } from '../../orders/tariff.ts'
+import { parseAnyDeviceId } from '../../protocols/index.ts'
+import { COMMAND_STATUS, PRIORITY } from '../../session/command-lane.ts'
+import { writeAudit } from '../admin/audit.ts'
+import type { CommandDesk, StoredCommand } from '../command-desk.ts'
+import { databaseErrorCode, type Sql, type TransactionSql } from '../database/connect.ts'
+import type { Log } from '../log.ts'
+import { assertEncodes, commandNamed, encodeCommand } from './catalogue.ts'
+import { RateLimit } from './rate-limit.ts'
+
+/** Index is `outbound_queue.status`; contract 3, command states. */
+export const COMMAND_STATES = ['queued', 'sent', 'acked', 'dead', 'refused', 'expired', 'cancelled'] as const
+export type CommandState = (typeof COMMAND_STATES)[number]
+
+/** As in the contract: ports from 1, money in fen. */
+export interface ChargeBody {
+  readonly port: number
+  readonly socket?: number | undefined
+  readonly mode: ChargeMode
+  readonly duration_s?: number | undefined
+  readonly energy_wh?: number | undefined
+  readonly amount_fen?: number | undefined
+  readonly order_no?: string | undefined
+  readonly max_power_w?: number | undefined
+  readonly max_duration_s?: number | undefined
+  readonly tariff?: Readonly<Record<string, unknown>> | undefined
+  readonly expires_in_s?: number | undefined
+}
+export interface StopBody {
+  readonly port: number
+  readonly socket?: number | undefined
+  readonly order_no?: string | undefined
+}
+export interface CommandBody {
+  readonly name: string
+  readonly params: Readonly<Record<string, unknown>>
+  readonly expires_in_s?: number | undefined
+}
+
+/** Who asks. */
+export interface Caller {
+  readonly key: ApiKey
+  readonly requestId: string
+  readonly remoteAddress: string
+  readonly idempotencyKey: string | undefined
+}
+
+export interface Accepted {
+  readonly command_id: string
+  /** null: the command is about no order that is known. */
+  readonly order_no: string | null
+  readonly state: CommandState
+}
+
+export interface CommandServiceOptions {
+  readonly sql: Sql
+  readonly log: Log
+  readonly desk: Pick<CommandDesk, 'admit' | 'accept' | 'cancel' | 'newCommandId'>
+  readonly commandExpiryMs: number
+  /** Tokens per second; a bucket holds twice as many. */
+  readonly limits: { readonly perKeyPerS: number; readonly perDevicePerS: number; readonly fleetPerS: number }
+  /** ms since the epoch */
+  readonly now: () => number
+}
+
+const RUNNING = ['pending', 'starting', 'charging', 'stopping'] as const
+/** `outbound_queue.result.reason` of a stop that had nothing to stop: the start was still waiting and was cancelled. */
+export const START_CANCELLED = 'start_cancelled'
+
+interface DeviceRow {
+  readonly tariff: unknown
+  readonly port_count: number | null
+}
+
+interface Target {
+  readonly deviceId: string
+  readonly deviceNo: number
+  readonly protocol: Protocol
+}
+
+/** One request on its way into the tables. */
+interface Planned {
+  readonly kind: 'start' | 'stop' | 'change' | 'other'
+  readonly name: string
+  readonly fields: Fields
+  /** As the caller gave it. */
+  readonly params: object
+  readonly priority: number
+  readonly expiresMs: number
+  /** Of the order that a start begins; '' otherwise. */
+  readonly wireHex: string
+  readonly socket: number
+  readonly port: number
+  readonly orderNo: string | null
+  readonly order?: OrderInsert
+  /** The command needs not be sent: it is stored with its fate. */
+  readonly isDone?: boolean
+}
+
+interface OrderInsert {
+  readonly mode: ChargeMode
+  /** null: the device makes the number (BKV). */
+  readonly orderKey: string | null
+  readonly request: object
+  readonly tariff: unknown
+}
+
+interface Earlier {
+  readonly command_id: string
+  readonly order_no: string | null
+  readonly request_digest: string | null
+  readonly is_start_cancelled: boolean
+}
+
+export class CommandService {
+  readonly #options: CommandServiceOptions
+  readonly #limits: Readonly<Record<'key' | 'device' | 'fleet', RateLimit>>
+  /** The last request per device; the next one waits for it. */
+  readonly #turns = new Map<string, Promise<unknown>>()
+
+  constructor(options: CommandServiceOptions) {
+    this.#options = options
+    const limit = (perS: number) => new RateLimit({ perS, burst: 2 * perS, nowMonoMs: () => performance.now() })
+    const { perKeyPerS, perDevicePerS, fleetPerS } = options.limits
+    this.#limits = { key: limit(perKeyPerS), device: limit(perDevicePerS), fleet: limit(fleetPerS) }
+  }
+
+  /**
+   * Starts a charge: a new order and the command that begins it.
+   * @throws HttpError INVALID_ARGUMENT, NOT_FOUND, CONFLICT (port busy, order_no or Idempotency-Key taken),
+   *   FAILED_PRECONDITION (device and gateway cannot do it), TOO_MANY_REQUESTS
+   */
+  async charge(caller: Caller, deviceId: string, body: ChargeBody): Promise<Accepted> {
+    const target = targetOf(deviceId)
+    const { protocol } = target
+    const socket = socketOf(protocol, body.socket)
+    return this.#inTurn(deviceId, () =>
+      this.#store(caller, target, 'charge', body, body.order_no, async (tx, device) => {
+        if (protocol.name === 'ap3000' && device.port_count !== null && body.port > device.port_count)
+          throw new HttpError('INVALID_ARGUMENT', `port: the device has ${device.port_count}`, {
+            field: 'port',
+            port_count: device.port_count,
+          })
+        const running = await runningOrder(tx, deviceId, socket, body.port)
+        if (running !== undefined && isInTheWay(running))
+          throw new HttpError('CONFLICT', `port ${body.port} has a running order`, {
+            order_no: running.order_no,
+            state: running.state,
+          })
+        const given = body.tariff ?? device.tariff ?? null
+        const tariff = given === null ? undefined : tariffOf(given, body.tariff !== undefined)
+        const orderNo = body.order_no ?? newOrderNo(randomBytes(ORDER_NO_RANDOM_BYTES))
+        const plan = planned(chargePlan(protocol.name, chargeRequest(body, socket, orderNo, tariff)))
+        const expiresMs = this.#expiresMs(body.expires_in_s)
+        return {
+          kind: 'start',
+          name: plan.name,
+          fields: plan.fields,
+          params: body,
+          priority: PRIORITY.start,
+          expiresMs,
+          wireHex: plan.wireHex,
+          socket,
+          port: body.port,
+          orderNo,
+          order: {
+            mode: body.mode,
+            orderKey: plan.wireHex === '' ? null : plan.wireHex,
+            request: {
+              ...orderRequest(body),
+              expires_at: new Date(expiresMs).toISOString(),
+              // what the gateway watches, because the device cannot (src/orders/charge-plan.ts, limitReached)
+              gateway_limits:
+                plan.gatewayLimits === null
+                  ? null
+                  : {
+                      duration_s: plan.gatewayLimits.durationS ?? null,
+                      amount_fen: plan.gatewayLimits.amountFen ?? null,
+                    },
+            },
+            tariff: given,
+          },
+        }
+      }),
+    )
+  }
+
+  /**
+   * Stops what charges on a port. A start that was not sent yet is cancelled instead: sent behind the stop, it would
+   * charge all the same. Then the stop is answered and stored as acked, with reason `start_cancelled`.
+   * @throws HttpError as `charge`; FAILED_PRECONDITION nothing runs there that we know of
+   */
+  async stop(caller: Caller, deviceId: string, body: StopBody): Promise<Accepted> {
+    const target = targetOf(deviceId)
+    const { protocol } = target
+    const socket = socketOf(protocol, body.socket)
+    return this.#inTurn(deviceId, async () => {
+      const { sql } = this.#options
+      const running = await runningOrder(sql, deviceId, socket, body.port, body.order_no)
+      let isDone = false
+      if (running?.start_status === COMMAND_STATUS.queued && running.command_id !== null) {
+        // what follows must be allowed before something is cancelled for it
+        const earlier = await this.#checked(sql, caller, target, 'stop', body)
+        if (earlier !== undefined) return earlier
+        const answer = await this.#options.desk.cancel(running.command_id)
+        if (answer === 'unknown') throw new HttpError('UNAVAILABLE', 'the start is being stored, try again')
+        isDone = answer === 'cancelled'
+      }
+      return this.#store(caller, target, 'stop', body, undefined, async (tx) => {
+        const order = isDone ? running : await runningOrder(tx, deviceId, socket, body.port, body.order_no)
+        if (order === undefined && body.order_no !== undefined) throw await noSuchOrder(tx, deviceId, body, socket)
+        const wireHex = order === undefined ? await chargingWire(tx, deviceId, socket, body.port) : order.wire_hex
+        if (order === undefined && wireHex === undefined)
+          throw new HttpError('FAILED_PRECONDITION', `nothing charges on port ${body.port}`, { reason: 'not_charging' })
+        const { name, fields } = planned(stopPlan(protocol.name, body.port, socket, wireHex ?? ''))
+        return {
+          kind: 'stop',
+          name,
+          fields,
+          params: body,
+          priority: PRIORITY.stop,
+          expiresMs: this.#expiresMs(undefined),
+          wireHex: '',
+          socket,
+          port: body.port,
+          orderNo: order?.order_no ?? null,
+          isDone,
+        }
+      })
+    })
+  }
+
+  /**
+   * Any other command of the protocol, by its table name (catalogue.ts).
+   * @throws HttpError as `charge`
+   */
+  async send(caller: Caller, deviceId: string, body: CommandBody): Promise<Accepted> {
+    const target = targetOf(deviceId)
+    const { protocol, deviceNo } = target
+    return this.#inTurn(deviceId, () =>
+      this.#store(caller, target, 'command', body, undefined, async (tx) => {
+        const entry = commandNamed(protocol, body.name)
+        const { fields, socket, port } = encodeCommand(protocol, entry, deviceNo, body.params)
+        const { orderHex } = fields as { orderHex?: string }
+        // a command about the order of a port says so, and moves it with its fate
+        const isStop = entry.priority === PRIORITY.stop
+        const isAboutOrder = port > 0 && (isStop || body.name === 'changeCharge')
+        const order = isAboutOrder ? await runningOrder(tx, deviceId, socket, port) : undefined
+        const isKnown = order !== undefined && (orderHex === undefined || orderHex === order.wire_hex)
+        return {
+          kind: isKnown && isStop ? 'stop' : isKnown ? 'change' : 'other',
+          name: body.name,
+          fields,
+          params: body.params,
+          priority: entry.priority,
+          expiresMs: this.#expiresMs(body.expires_in_s),
+          wireHex: '',
+          socket,
+          port,
+          orderNo: isKnown ? order.order_no : null,
+        }
+      }),
+    )
+  }
+
+  /**
+   * Cancels a command while it is queued.
+   * @throws HttpError NOT_FOUND of no or of another tenant; CONFLICT it was sent or has its fate
+   */
+  async cancel(caller: Caller, commandId: string): Promise<void> {
+    const { sql, desk } = this.#options
+    const [row] = await sql<{ status: number; device_id: string; name: string; order_no: string | null }[]>`
+      select status, device_id, name, order_no from outbound_queue
+      where command_id = ${commandId} and tenant_id = ${caller.key.tenant}`
+    if (row === undefined) throw new HttpError('NOT_FOUND', `no command ${commandId}`)
+    const late = (state: string) => new HttpError('CONFLICT', `the command is ${state} already`, { state })
+    if (row.status !== COMMAND_STATUS.queued) throw late(COMMAND_STATES[row.status] ?? 'final')
+    const answer = await desk.cancel(commandId)
+    if (answer !== 'cancelled') {
+      const [now] = await sql<{ status: number }[]>`select status from outbound_queue where command_id = ${commandId}`
+      const state = COMMAND_STATES[now?.status ?? 0] ?? 'final'
+      // sent a moment ago, and its row is on its way to the database
+      throw late(state === 'queued' ? 'sent' : state)
+    }
+    await sql.begin((tx) =>
+      writeAudit(tx, {
+        ...caller,
+        action: 'command.cancelled',
+        target: commandId,
+        details: { device_id: row.device_id, name: row.name, order_no: row.order_no },
+      }),
+    )
+  }
+
+  #expiresMs(expiresInS: number | undefined): number {
+    const { now, commandExpiryMs } = this.#options
+    return now() + (expiresInS === undefined ? commandExpiryMs : expiresInS * 1_000)
+  }
+
+  /** One request of a device after the other. */
+  async #inTurn<T>(deviceId: string, work: () => Promise<T>): Promise<T> {
+    const before = this.#turns.get(deviceId)
+    const turn = before === undefined ? work() : before.then(work, work)
+    this.#turns.set(deviceId, turn)
+    try {
+      return await turn
+    } finally {
+      if (this.#turns.get(deviceId) === turn) this.#turns.delete(deviceId)
+    }
+  }
+
+  #takeToken(limit: 'key' | 'device' | 'fleet', name: string): void {
+    const waitMs = this.#limits[limit].take(name)
+    if (waitMs > 0)
+      throw new HttpError('TOO_MANY_REQUESTS', `more commands than this ${limit} may get`, {
+        limit,
+        retry_after_s: Math.ceil(waitMs / 1_000),
+      })
+  }
+
+  /** The first answer to this request, if it came before; else undefined, and another command may be stored. */
+  async #checked(
+    sql: Sql | TransactionSql,
+    caller: Caller,
+    { deviceId }: Target,
+    route: string,
+    body: object,
+    orderNo?: string,
+  ): Promise<Accepted | undefined> {
+    const found = await earlierOf(sql, caller, orderNo)
+    if (found !== undefined) return answerOf(found, digestOf(route, deviceId, body))
+    return undefined
+  }
+
+  async #store(
+    caller: Caller,
+    target: Target,
+    route: 'charge' | 'stop' | 'command',
+    body: object,
+    orderNo: string | undefined,
+    plan: (tx: TransactionSql, device: DeviceRow) => Promise<Planned>,
+  ): Promise<Accepted> {
+    this.#takeToken('key', caller.key.id)
+    this.#takeToken('fleet', '')
+    const digest = digestOf(route, target.deviceId, body)
+    for (let isRetry = false; ; isRetry = true) {
+      const stored: { command?: StoredCommand } = {}
+      try {
+        const accepted = await this.#options.sql.begin((tx) =>
+          this.#storeWithin(tx, caller, target, route, body, digest, orderNo, plan, stored),
+        )
+        if (stored.command !== undefined) this.#options.desk.accept(stored.command)
+        return accepted
+      } catch (error) {
+        const code = databaseErrorCode(error)
+        // another process was faster with the same key or number: what it stored decides
+        if (code === UNIQUE_VIOLATION && !isRetry) continue
+        if (code === UNIQUE_VIOLATION)
+          throw new HttpError('CONFLICT', 'order_no is taken', { field: 'order_no' }, error)
+        if (stored.command !== undefined && !(error instanceof HttpError)) this.#doubt(stored.command)
+        throw error
+      }
+    }
+  }
+
+  async #storeWithin(
+    tx: TransactionSql,
+    caller: Caller,
+    target: Target,
+    route: 'charge' | 'stop' | 'command',
+    body: object,
+    digest: string,
+    orderNo: string | undefined,
+    plan: (tx: TransactionSql, device: DeviceRow) => Promise<Planned>,
+    stored: { command?: StoredCommand },
+  ): Promise<Accepted> {
+    const { deviceId, deviceNo, protocol } = target
+    const { key, idempotencyKey } = caller
+    const { desk } = this.#options
+    const [, [device], earlier] = await Promise.all([
+      tx`select pg_advisory_xact_lock(hashtextextended(${deviceId}, 4))`,
+      tx<DeviceRow[]>`
+        select tariff, port_count from devices where device_id = ${deviceId} and tenant_id = ${key.tenant}`,
+      earlierOf(tx, caller, orderNo),
+    ])
+    if (device === undefined) throw new HttpError('NOT_FOUND', `no device ${deviceId}`)
+    if (earlier !== undefined) return answerOf(earlier, digest)
+    const command = await plan(tx, device)
+    const downlink = protocol.downlinkByName.get(command.name)
+    if (downlink === undefined) throw new Error(`${protocol.name}: no downlink ${command.name}`)
+    assertEncodes(protocol, downlink, deviceNo, command.fields)
+    // refused only now, so that a repeat or a mistake costs no place and no token
+    const isDone = command.isDone === true
+    if (!isDone) {
+      desk.admit(deviceId)
+      this.#takeToken('device', deviceId)
+    }
+    const commandId = desk.newCommandId()
+    const { kind, name, fields, params, priority, expiresMs, wireHex, socket, port, order } = command
+    if (!isDone)
+      stored.command = { commandId, deviceId, name, fields, priority, expiresMs, wireHex, socket, port }
+    const json = (value: unknown) => tx.json(value as never)
+    await Promise.all([
+      order === undefined
+        ? undefined
+        : tx`
+            insert into orders (order_no, tenant_id, device_id, protocol, socket, port, order_key, wire_hex, mode, state,
+              origin, request, tariff, command_id)
+            values (${command.orderNo}, ${key.tenant}, ${deviceId}, ${protocol.name}, ${socket}, ${port},
+              ${order.orderKey}, ${order.orderKey}, ${order.mode}, 'pending', 'online', ${json(order.request)},
+              ${order.tariff === null ? null : json(order.tariff)}, ${commandId})`,
+      tx`
+        insert into outbound_queue (command_id, tenant_id, device_id, name, params, kind, wire, priority,
+          idempotency_key, request_digest, order_no, requested_by, expires_at, status, finished_at, result)
+        values (${commandId}, ${key.tenant}, ${deviceId}, ${name}, ${json(params)}, ${kind},
+          ${json({ fields, wire_hex: wireHex, socket, port })}, ${priority}, ${idempotencyKey ?? null}, ${digest},
+          ${command.orderNo}, ${key.id}, ${new Date(expiresMs)},
+          ${isDone ? COMMAND_STATUS.acked : COMMAND_STATUS.queued}, ${isDone ? new Date(this.#options.now()) : null},
+          ${isDone ? json({ reason: START_CANCELLED }) : null})`,
+      writeAudit(tx, {
+        ...caller,
+        action: `${route}.requested`,
+        target: deviceId,
+        details: { command_id: commandId, order_no: command.orderNo, ...body },
+      }),
+    ])
+    return { command_id: commandId, order_no: command.orderNo, state: isDone ? 'acked' : 'queued' }
+  }
+
+  /**
+   * The connection broke while the command was being committed, so nobody knows whether it is in the table. If it is,
+   * it must get its fate like any other, although its caller was told UNAVAILABLE and may repeat the request.
+   */
+  #doubt(command: StoredCommand, looksLeft = DOUBT_LOOKS): void {
+    setTimeout(() => {
+      this.#options.sql<{ status: number }[]>`
+        select status from outbound_queue where command_id = ${command.commandId}`
+        .then(([row]) => {
+          if (row?.status === COMMAND_STATUS.queued) this.#options.desk.accept(command)
+          // a server may still be committing what a broken connection left behind
+          else if (row === undefined && looksLeft > 1) this.#doubt(command, looksLeft - 1)
+        })
+        .catch(() => {
+          // still away: ask until somebody answers, or the command would have expired anyhow and a start picks it up
+          if (this.#options.now() < command.expiresMs + DOUBT_AFTER_EXPIRY_MS) this.#doubt(command, looksLeft)
+        })
+    }, DOUBT_EVERY_MS).unref()
+  }
+}
+
+const UNIQUE_VIOLATION = '23505'
+const DOUBT_EVERY_MS = 500
+const DOUBT_LOOKS = 5
+const DOUBT_AFTER_EXPIRY_MS = 600_000
+
+// ---- the request -------------------------------------------------------------------------------------------------
+
+function targetOf(deviceId: string): Target {
+  const found = parseAnyDeviceId(deviceId)
+  if (found === undefined) throw new HttpError('NOT_FOUND', `no device ${deviceId}`)
+  return { deviceId, ...found }
+}
+
+/** @returns 0 where the protocol has no sockets */
+function socketOf(protocol: Protocol, socket: number | undefined): number {
+  const bad = (rule: string) => new HttpError('INVALID_ARGUMENT', `socket: ${rule}`, { field: 'socket' })
+  if (protocol.name === 'bkv') {
+    if (socket === undefined || socket === 0) throw bad('needs 1..250')
+    return socket
+  }
+  if (socket !== undefined && socket !== 0) throw bad('this device has no sockets')
+  return 0
+}
+
+function tariffOf(json: unknown, isGiven: boolean): Tariff {
+  const tariff = parseTariff(json)
+  if (!isTariffProblem(tariff)) return tariff
+  const details = { reason: 'tariff_invalid', field: `tariff.${tariff.at}`, problem: tariff.problem }
+  throw isGiven
+    ? new HttpError('INVALID_ARGUMENT', `tariff: ${tariff.at}: ${tariff.problem}`, details)
+    : new HttpError('FAILED_PRECONDITION', `tariff of the device: ${tariff.at}: ${tariff.problem}`, details)
+}
+
+function chargeRequest(body: ChargeBody, socket: number, orderNo: string, tariff: Tariff | undefined): ChargeRequest {
+  return {
+    mode: body.mode,
+    port: body.port,
+    socket,
+    orderNo,
+    ...(body.duration_s === undefined ? {} : { durationS: body.duration_s }),
+    ...(body.energy_wh === undefined ? {} : { energyWh: body.energy_wh }),
+    ...(body.amount_fen === undefined ? {} : { amountFen: body.amount_fen }),
+    ...(body.max_power_w === undefined ? {} : { maxPowerW: body.max_power_w }),
+    ...(body.max_duration_s === undefined ? {} : { maxDurationS: body.max_duration_s }),
+    ...(tariff === undefined ? {} : { tariff }),
+  }
+}
+
+/** What is kept with the order: everything asked for that is not a column of its own. */
+function orderRequest(body: ChargeBody): object {
+  const { mode, duration_s, energy_wh, amount_fen, max_power_w, max_duration_s } = body
+  return { mode, duration_s, energy_wh, amount_fen, max_power_w, max_duration_s }
+}
+
+/** @throws HttpError the plan is a refusal */
+function planned<P extends object>(plan: P | Refusal): P {
+  if (!isRefusal(plan)) return plan
+  throw new HttpError(plan.code, plan.message, { reason: plan.reason })
+}
+
+/** The same for the same request, whatever the order of its keys. */
+export function digestOf(route: string, deviceId: string, body: object): string {
+  return createHash('sha256').update(`${route}\n${deviceId}\n${canonical(body)}`).digest('hex')
+}
+
+function canonical(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(canonical).join(',')}]`
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value) ?? 'null'
+  const entries = Object.entries(value).filter(([, item]) => item !== undefined)
+  entries.sort(([one], [other]) => (one < other ? -1 : 1))
+  return `{${entries.map(([name, item]) => `${JSON.stringify(name)}:${canonical(item)}`).join(',')}}`
+}
+
+// ---- what the tables know -----------------------------------------------------------------------------------------
+
+async function earlierOf(
+  sql: Sql | TransactionSql,
+  { key, idempotencyKey }: Caller,
+  orderNo: string | undefined,
+): Promise<Earlier | undefined> {
+  if (idempotencyKey === undefined && orderNo === undefined) return undefined
+  const [row] = await sql<Earlier[]>`
+    select command_id, order_no, request_digest,
+      kind = 'stop' and coalesce(result ->> 'reason', '') = ${START_CANCELLED} as is_start_cancelled
+    from outbound_queue
+    where tenant_id = ${key.tenant}
+      and (idempotency_key = ${idempotencyKey ?? null} or (order_no = ${orderNo ?? null} and kind = 'start'))
+    order by idempotency_key = ${idempotencyKey ?? null} desc nulls last, created_at limit 1`
+  return row
+}
+
+function answerOf(earlier: Earlier, digest: string): Accepted {
+  const { command_id, order_no, request_digest, is_start_cancelled } = earlier
+  if (request_digest !== digest)
+    throw new HttpError('CONFLICT', 'this Idempotency-Key or order_no belongs to another request', {
+      command_id,
+      order_no,
+    })
+  return { command_id, order_no, state: is_start_cancelled ? 'acked' : 'queued' }
+}
+
+interface RunningOrder {
+  readonly order_no: string
+  readonly state: string
+  readonly origin: string
+  readonly wire_hex: string | null
+  readonly command_id: string | null
+  readonly start_status: number | null
+  readonly port_state: string | null
+}
+
+/** The order on a port that has no end yet; of several the one the device names, then the newest. */
+async function runningOrder(
+  sql: Sql | TransactionSql,
+  deviceId: string,
+  socket: number,
+  port: number,
+  orderNo?: string,
+): Promise<RunningOrder | undefined> {
+  const [row] = await sql<RunningOrder[]>`
+    select o.order_no, o.state, o.origin, o.wire_hex, o.command_id, q.status as start_status, p.state as port_state
+    from orders o
+    left join ports p on p.device_id = o.device_id and p.socket = o.socket and p.port = o.port
+    left join outbound_queue q on q.command_id = o.command_id
+    where o.device_id = ${deviceId} and o.socket = ${socket} and o.port = ${port}
+      and o.state = any(${[...RUNNING]}) ${orderNo === undefined ? sql`` : sql`and o.order_no = ${orderNo}`}
+    order by (o.wire_hex is not null and o.wire_hex is not distinct from p.wire_hex) desc, o.created_at desc,
+      o.order_no desc
+    limit 1`
+  return row
+}
+
+/**
+ * Does this order keep another from starting? What we started does until it ends. What the device started (a card) may
+ * have ended without our hearing of it: then the port says so.
+ */
+function isInTheWay({ origin, port_state }: RunningOrder): boolean {
+  return origin === 'online' || port_state === null || isCharging(port_state)
+}
+
+const isCharging = (state: string) => state === 'charging' || state === 'float'
+
+/** An order nobody told us of: the port charges and names its number ('' where the protocol has none to name). */
+async function chargingWire(
+  tx: TransactionSql,
+  deviceId: string,
+  socket: number,
+  port: number,
+): Promise<string | undefined> {
+  const [row] = await tx<{ state: string; wire_hex: string | null }[]>`
+    select state, wire_hex from ports where device_id = ${deviceId} and socket = ${socket} and port = ${port}`
+  return row !== undefined && isCharging(row.state) ? (row.wire_hex ?? '') : undefined
+}
+
+async function noSuchOrder(tx: TransactionSql, deviceId: string, body: StopBody, socket: number): Promise<HttpError> {
+  const [order] = await tx<{ state: string; socket: number; port: number }[]>`
+    select state, socket, port from orders where order_no = ${body.order_no ?? ''} and device_id = ${deviceId}`
+  if (order === undefined) return new HttpError('NOT_FOUND', `no order ${body.order_no} on this device`)
+  const isElsewhere = order.port !== body.port || order.socket !== socket
+  return isElsewhere
+    ? new HttpError('FAILED_PRECONDITION', `order ${body.order_no} is on another port`, {
+        reason: 'other_port',
+        port: order.port,
+        socket: order.socket,
+      })
+    : new HttpError('FAILED_PRECONDITION', `order ${body.order_no} is ${order.state}`, {
+        reason: 'not_running',
+        state: order.state,
+      })
+}
