@@ -128,9 +128,18 @@ const KEYS = {
   commandSpacingMs: ms(500, 0, 60_000, 'least time between two commands to one device'),
   ackTimeoutMs: ms(15_000, 100, 600_000, 'a command without an ack by then is sent again or given up'),
   ackRetries: count(1, 0, 10, 'times', 'how often a command without an ack is sent again'),
-  commandsMax: count(100_000, 1, 10_000_000, 'commands', 'commands without a fate, over all devices; one more is refused'),
+  commandsMax: count(
+    100_000,
+    1,
+    10_000_000,
+    'commands',
+    'commands without a fate, over all devices; one more is refused',
+  ),
   commandsPerDeviceMax: count(64, 1, 10_000, 'commands', 'the same for one device'),
   commandExpiryMs: ms(60_000, 1_000, 604_800_000, 'when a command expires that does not say it itself'),
+  rateLimitPerKeyPerS: count(100, 1, 1_000_000, 'per s', 'command requests of one API key; twice as many at once'),
+  rateLimitPerDevicePerS: count(5, 1, 1_000_000, 'per s', 'new commands to one device; twice as many at once'),
+  rateLimitFleetPerS: count(2_000, 1, 1_000_000, 'per s', 'command requests over all devices; twice as many at once'),
   retentionDaysCmdLog: days(30, 'rows of cmd_log'),
   retentionDaysPortSamples: days(90, 'rows of port_samples'),
   retentionDaysDead: days(30, 'dead commands and deliveries, and what was put aside'),
@@ -156,6 +165,8 @@ const KEYS = {
     'a device that lets more than this wait unread is closed',
   ),
   cardLookupTimeoutMs: ms(2_000, 50, 60_000, 'a card question without an answer by then stays unanswered'),
+  record: choice(['all', 'errors', 'off'], 'off', 'which frames are kept as bytes under DATA_DIR/frames'),
+  recordBytesMax: count(4_294_967_296, 134_217_728, 1_099_511_627_776, 'bytes', 'recorded bytes kept, over all shards; the oldest segments go first'),
   socketDriver: choice(['net'], 'net', 'how session threads move socket bytes'),
 } as const satisfies Record<string, Key<z.ZodType>>
 

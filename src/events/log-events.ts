@@ -25,6 +25,7 @@ export const LOG_EVENTS = {
   'handoff.failed': 'a connection could not change threads and was closed',
   'history.dropped': 'history rows were dropped by rule',
   'maintenance.failed': 'partitions or retention could not be tended; tried again',
+  'recording.failed': 'frames could not be written to DATA_DIR/frames',
   'request.failed': 'a request met an error of ours, with its stack',
   'request.finished': 'a request was answered',
   'row.rejected': 'the database would not take a row; it is in quarantine',

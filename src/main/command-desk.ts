@@ -293,7 +293,12 @@ export class CommandDesk {
       }[]
     >`select command_id, device_id, name, priority, wire, expires_at, attempts, message_id
       from outbound_queue where status < 2 order by created_at`
-    for (const row of rows)
+    for (const row of rows) {
+      const problem = problemOf(row)
+      if (problem !== undefined) {
+        await this.#endUnusable(row.command_id, row.name, problem)
+        continue
+      }
       this.#take(
         {
           commandId: row.command_id,
@@ -309,7 +314,17 @@ export class CommandDesk {
         row.attempts,
         row.message_id ?? undefined,
       )
+    }
     return rows.length
+  }
+
+  /** Stored by another release, or by hand: it would take its shard's thread along when it is sent. */
+  async #endUnusable(commandId: string, name: string, problem: string): Promise<void> {
+    await this.#options.sql`
+      update outbound_queue set status = ${COMMAND_STATUS.dead}, finished_at = now(),
+        result = ${this.#options.sql.json({ reason: 'unusable', problem })}
+      where command_id = ${commandId} and status < 2`
+    this.#options.log.error({ event: 'command.unusable', commandId, command: name, msg: problem })
   }
 
   start(): void {
@@ -319,4 +334,24 @@ export class CommandDesk {
   stop(): void {
     clearInterval(this.#timer)
   }
+}
+
+/** Why a stored command can never be sent; undefined: it can. */
+function problemOf(row: {
+  readonly device_id: string
+  readonly name: string
+  readonly wire: { readonly fields: Fields; readonly wire_hex: string; readonly socket: number; readonly port: number }
+}): string | undefined {
+  const found = parseAnyDeviceId(row.device_id)
+  if (found === undefined) return `no device of ours: ${row.device_id}`
+  const downlink = found.protocol.downlinkByName.get(row.name)
+  if (downlink === undefined) return `${found.protocol.name} has no command ${row.name}`
+  try {
+    downlink.encode(row.wire.fields)
+  } catch (error) {
+    return (error as Error).message
+  }
+  const { wire_hex: wireHex, socket, port } = row.wire
+  if (typeof wireHex !== 'string' || typeof socket !== 'number' || typeof port !== 'number') return 'wire is incomplete'
+  return undefined
 }

@@ -32,7 +32,15 @@ after(async () => {
 })
 
 /** The whole answer: same physId, same msgId, same command unless told otherwise. */
-async function answered(client: DeviceClient, physId: number, messageId: number, command: number, up: string, down: string, by = command) {
+async function answered(
+  client: DeviceClient,
+  physId: number,
+  messageId: number,
+  command: number,
+  up: string,
+  down: string,
+  by = command,
+) {
   const { hex } = await client.exchange(dny(physId, messageId, command, up))
   assert.equal(hex, dny(physId, messageId, by, down), `answer of ${command.toString(16)}`)
 }
@@ -42,7 +50,11 @@ const device = (id: string) => gateway.get(`/api/v1/devices/${id}`)
 test('20 is answered with result 0, and firmware, type and ports are known', async () => {
   // V1.26, 2 ports, virtual id 0, type 21, networked
   await answered(pile, PILE, 0x0102, 0x20, `${le(126, 2)}02002100`, '00')
-  const known = await eventually('registered', () => device(PILE_ID), ({ firmware }) => firmware !== null)
+  const known = await eventually(
+    'registered',
+    () => device(PILE_ID),
+    ({ firmware }) => firmware !== null,
+  )
   assert.equal(known.protocol, 'ap3000')
   assert.equal(known.firmware, '1.26')
   assert.equal(known.port_count, 2)
@@ -61,9 +73,17 @@ test('20 of the larger documented size is answered as well', async () => {
 test('21 is answered with result 0, and ports, voltage and temperature are known', async () => {
   // 234.7 V, port 1 charging, port 2 with its relay stuck, signal 20, 28 degrees
   await answered(pile, PILE, 0xffff, 0x21, `${le(2347, 2)}02010914${le(93, 1)}`, '00')
-  const known = await eventually('ports', () => device(PILE_ID), ({ ports }) => ports.length === 2)
+  const known = await eventually(
+    'ports',
+    () => device(PILE_ID),
+    ({ ports }) => ports.length === 2,
+  )
   assert.deepEqual(
-    known.ports.map(({ port, state, state_raw }: { port: number; state: string; state_raw: number }) => [port, state, state_raw]),
+    known.ports.map(({ port, state, state_raw }: { port: number; state: string; state_raw: number }) => [
+      port,
+      state,
+      state_raw,
+    ]),
     [
       [1, 'charging', 1],
       [2, 'fault', 9],
@@ -90,7 +110,9 @@ test('02: an unknown card hears 01, a known one its money; ff stays ff; a blocke
   const swipe = (cardHex: string, portHex: string) => `${cardHex}01${portHex}${le(0, 2)}${le(1, 4)}`
   await answered(pile, PILE, 20, 0x02, swipe('a1b2c3d4', '01'), `a1b2c3d40100${le(0, 4)}01`)
 
-  const made = await gateway.ask('PUT', '/api/v1/cards/a1b2c3d4', { body: { rate_mode: 'energy', balance_fen: 12_345 } })
+  const made = await gateway.ask('PUT', '/api/v1/cards/a1b2c3d4', {
+    body: { rate_mode: 'energy', balance_fen: 12_345 },
+  })
   assert.equal(made.status, 201, made.text)
   await answered(pile, PILE, 21, 0x02, swipe('a1b2c3d4', '01'), `a1b2c3d40002${le(12_345, 4)}01`)
   await answered(pile, PILE, 22, 0x02, swipe('a1b2c3d4', 'ff'), `a1b2c3d40002${le(12_345, 4)}ff`)
@@ -108,7 +130,14 @@ test('02: an unknown card hears 01, a known one its money; ff stays ff; a blocke
 })
 
 test('02 with a social security card of counted length is answered for its first number', async () => {
-  await answered(pile, PILE, 26, 0x02, `0000000104ff${le(0, 2)}${le(1, 4)}10${'31'.repeat(16)}`, `000000010100${le(0, 4)}ff`)
+  await answered(
+    pile,
+    PILE,
+    26,
+    0x02,
+    `0000000104ff${le(0, 2)}${le(1, 4)}10${'31'.repeat(16)}`,
+    `000000010100${le(0, 4)}ff`,
+  )
 })
 
 test('03 is acked only when its row is in PostgreSQL; repeats change nothing and are acked again', async () => {
@@ -122,7 +151,11 @@ test('03 is acked only when its row is in PostgreSQL; repeats change nothing and
     // asked with the ack just read from the socket: nothing may still be on its way
     const rows = await gateway.sql`select state from orders join settlements using (device_id, socket, port, order_key)
       where settlements.wire_hex = ${orderHex}`
-    assert.deepEqual(rows.map(({ state }) => state), ['settled'], `round ${round}`)
+    assert.deepEqual(
+      rows.map(({ state }) => state),
+      ['settled'],
+      `round ${round}`,
+    )
   }
   const orderHex = Buffer.from('ONLINE-ORDER-000').toString('hex')
   const before = await gateway.get('/api/v1/orders/ONLINE-ORDER-000')
@@ -158,8 +191,17 @@ test('03 of each origin is an order of that origin, with figures in the units of
     const { port, state, duration_s, energy_wh, max_power_w, end_reason, end_reason_raw, estimated } = order
     assert.deepEqual(
       { origin: order.origin, port, state, duration_s, energy_wh, max_power_w, end_reason, end_reason_raw, estimated },
-      { origin, port: 2, state: 'settled', duration_s: 3_661, energy_wh: 570, max_power_w: 234.5,
-        end_reason: 'unplugged', end_reason_raw: 5, estimated: false },
+      {
+        origin,
+        port: 2,
+        state: 'settled',
+        duration_s: 3_661,
+        energy_wh: 570,
+        max_power_w: 234.5,
+        end_reason: 'unplugged',
+        end_reason_raw: 5,
+        estimated: false,
+      },
     )
     assert.ok(order.settled_at && order.ended_at && order.started_at)
   }
@@ -169,7 +211,8 @@ test('03 without an order number (old models): repeats are one, different charge
   const blank = '00'.repeat(16)
   const first = settlementData({ orderHex: blank, startMode: 0, cardHex: '11223344', durationS: 100 })
   const second = settlementData({ orderHex: blank, startMode: 0, cardHex: '11223344', durationS: 200 })
-  for (const [index, data] of [first, second, first].entries()) await answered(pile, PILE, 3_100 + index, 0x03, data, '00')
+  for (const [index, data] of [first, second, first].entries())
+    await answered(pile, PILE, 3_100 + index, 0x03, data, '00')
   const rows = await gateway.sql`select duration_s from orders where device_id = ${PILE_ID} and card_id = '11223344'`
   assert.deepEqual(rows.map((row) => row['duration_s']).sort(), [100, 200])
 })
@@ -196,8 +239,12 @@ test('04 is answered with port and result, and the order runs', async () => {
 test('23 is kept byte for byte before it is acked', async () => {
   const dataHex = 'deadbeef'.repeat(10)
   await answered(pile, PILE, 50, 0x23, dataHex, '00')
-  const rows = await gateway.sql`select encode(frame, 'hex') as hex from opaque_settlements where device_id = ${PILE_ID}`
-  assert.deepEqual(rows.map(({ hex }) => hex), [dny(PILE, 50, 0x23, dataHex)])
+  const rows =
+    await gateway.sql`select encode(frame, 'hex') as hex from opaque_settlements where device_id = ${PILE_ID}`
+  assert.deepEqual(
+    rows.map(({ hex }) => hex),
+    [dny(PILE, 50, 0x23, dataHex)],
+  )
 })
 
 test('15 is answered with one byte, 3B with command 3A and the slaves that 35 named', async () => {
@@ -218,7 +265,11 @@ test('01 is answered from the second one of a device that never sends 21, and no
   await answered(client, OLD, 3, 0x21, `${le(2200, 2)}0200000000`, '00')
   client.send(dny(OLD, 4, 0x01, data))
   assert.deepEqual(await client.silence(200), [])
-  const known = await eventually('old device', () => device('04000001'), ({ firmware }) => firmware !== null)
+  const known = await eventually(
+    'old device',
+    () => device('04000001'),
+    ({ firmware }) => firmware !== null,
+  )
   assert.equal(known.firmware, '6.40')
   assert.equal(known.temperature_c, 28)
 })
@@ -231,7 +282,11 @@ test('06: no answer; order, live readings and a sample', async () => {
   assert.equal(data.length / 2, 45)
   pile.send(dny(PILE, 70, 0x06, data))
   assert.deepEqual(await pile.silence(300), [])
-  const order = await eventually('order', () => gateway.ask('GET', '/api/v1/orders/RUNNING-ORDER-06'), ({ status }) => status === 200)
+  const order = await eventually(
+    'order',
+    () => gateway.ask('GET', '/api/v1/orders/RUNNING-ORDER-06'),
+    ({ status }) => status === 200,
+  )
   assert.deepEqual(
     [order.json.state, order.json.origin, order.json.duration_s, order.json.energy_wh, order.json.port],
     ['charging', 'online', 600, 30, 2],
@@ -242,10 +297,23 @@ test('06: no answer; order, live readings and a sample', async () => {
     (rows) => rows.length === 1,
   )
   assert.deepEqual(
-    [sample!['power_w'], sample!['max_power_w'], sample!['min_power_w'], sample!['avg_power_w'], sample!['voltage_v'], sample!['current_a'], sample!['ambient_c'], sample!['port_c']],
+    [
+      sample!['power_w'],
+      sample!['max_power_w'],
+      sample!['min_power_w'],
+      sample!['avg_power_w'],
+      sample!['voltage_v'],
+      sample!['current_a'],
+      sample!['ambient_c'],
+      sample!['port_c'],
+    ],
     [180.5, 190, 170, 180, 230.1, 0.784, 25, 30],
   )
-  const known = await eventually('port', () => device(PILE_ID), ({ ports }) => ports[1].power_w === 180.5)
+  const known = await eventually(
+    'port',
+    () => device(PILE_ID),
+    ({ ports }) => ports[1].power_w === 180.5,
+  )
   assert.equal(known.ports[1].order_no, 'RUNNING-ORDER-06')
   // 03 turns the running order into a settled one
   await answered(pile, PILE, 71, 0x03, settlementData({ orderHex, port: 1 }), '00')
@@ -255,12 +323,20 @@ test('06: no answer; order, live readings and a sample', async () => {
 test('11 and 17: no answer; the host tells ICCID, IMEI and module', async () => {
   const text = (value: string, bytes: number) => Buffer.from(value.padEnd(bytes, '\0'), 'latin1').toString('hex')
   host.send(
-    dny(HOST, 80, 0x11,
-      `${le(286, 2)}00${le(0, 4)}1406${text('898604D9162390488111', 20)}55${le(480, 2)}${text('868822041234567', 15)}${text('GM5_V1', 24)}`),
+    dny(
+      HOST,
+      80,
+      0x11,
+      `${le(286, 2)}00${le(0, 4)}1406${text('898604D9162390488111', 20)}55${le(480, 2)}${text('868822041234567', 15)}${text('GM5_V1', 24)}`,
+    ),
     dny(HOST, 81, 0x17, `0141${le(2_300, 2)}${le(1_234, 2)}${le(10_000, 4)}${le(0, 2)}${le(0, 4)}00010000000000`),
   )
   assert.deepEqual(await host.silence(300), [])
-  const known = await eventually('host', () => device(HOST_ID), ({ imei }) => imei !== null)
+  const known = await eventually(
+    'host',
+    () => device(HOST_ID),
+    ({ imei }) => imei !== null,
+  )
   assert.deepEqual([known.iccid, known.imei, known.firmware], ['898604D9162390488111', '868822041234567', '2.86'])
 })
 
@@ -287,9 +363,10 @@ test('nothing else is ever answered: pushes, results, echoes, unknown commands',
     // results of commands, asked for or not: a server that answers them makes the device repeat them for ever
     [0x82, `00${order}00${le(0, 2)}`],
     [0x8a, '00'],
-    ...[0x31, 0x32, 0x33, 0x34, 0x3a, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8c, 0x8d, 0x8e, 0x8f, 0x95, 0x96, 0x97, 0x98].map(
-      (command): [number, string] => [command, '00'],
-    ),
+    ...[
+      0x31, 0x32, 0x33, 0x34, 0x3a, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8c, 0x8d, 0x8e, 0x8f, 0x95, 0x96, 0x97,
+      0x98,
+    ].map((command): [number, string] => [command, '00']),
     [0x8b, '0000'],
     [0x90, '00'.repeat(11)],
     [0x91, '00'.repeat(23)],
@@ -318,7 +395,10 @@ test('nothing else is ever answered: pushes, results, echoes, unknown commands',
       where device_id = ${PILE_ID} and command = 'unknown' order by code`,
     (rows) => rows.length >= 5,
   )
-  assert.deepEqual(logged.map(({ code }) => code), [0x5a, 0x77, 0xc0, 0xee, 0xff])
+  assert.deepEqual(
+    logged.map(({ code }) => code),
+    [0x5a, 0x77, 0xc0, 0xee, 0xff],
+  )
   const sent = new Set(silent.map(([command, data], index) => dny(PILE, 5_000 + index, command, data)))
   assert.ok(logged.every(({ hex }) => sent.has(String(hex))))
 })
@@ -335,14 +415,18 @@ test('cmd_log has uplinks and replies that are worth a row, with their bytes', a
     assert.ok(names.has(name), `${name} in ${[...names].join(', ')}`)
   for (const name of ['heartbeat', 'powerHeartbeat']) assert.ok(!names.has(name), `${name} is not worth a row`)
   const registered = rows.find(({ command }) => command === 'register')!
-  assert.deepEqual([registered['is_uplink'], registered['hex']], [true, dny(PILE, 0x0102, 0x20, `${le(126, 2)}02002100`)])
+  assert.deepEqual(
+    [registered['is_uplink'], registered['hex']],
+    [true, dny(PILE, 0x0102, 0x20, `${le(126, 2)}02002100`)],
+  )
 })
 
 test('a host and its slaves share one connection: each is answered under its own id, in order', async () => {
   const slaves = Array.from({ length: 50 }, (_, index) => 0x04b00000 + index)
   const client = await DeviceClient.connect(gateway.tcpPort)
   client.send(...slaves.map((physId, index) => dny(physId, index + 1, 0x21, `${le(2_200, 2)}0200000000`)))
-  for (const [index, physId] of slaves.entries()) assert.equal((await client.next()).hex, dny(physId, index + 1, 0x21, '00'))
+  for (const [index, physId] of slaves.entries())
+    assert.equal((await client.next()).hex, dny(physId, index + 1, 0x21, '00'))
   const { items } = await eventually(
     'slaves',
     () => gateway.get('/api/v1/devices?limit=500&q=04b000'),

@@ -33,7 +33,12 @@ async function answers(client: DeviceClient, physId: number, messageId: number):
 }
 const idOf = (physId: number) => physId.toString(16).padStart(8, '0')
 /** A device is known a moment after its first answer: its row is not waited for. */
-const device = (physId: number) => eventually('device', () => gateway.get(`/api/v1/devices/${idOf(physId)}`), () => true)
+const device = (physId: number) =>
+  eventually(
+    'device',
+    () => gateway.get(`/api/v1/devices/${idOf(physId)}`),
+    () => true,
+  )
 const count = async (series: string) => (await gateway.metrics()).get(series) ?? 0
 
 /** ICCIDs by the shard that serves them. */
@@ -78,7 +83,11 @@ test('without an ICCID the first frame says who it is; the ICCID may come later'
   await answers(client, 0x04000201, 1)
   client.send(iccidHex('898604D9162390488299'))
   await answers(client, 0x04000201, 2)
-  await eventually('iccid', () => device(0x04000201), ({ iccid }) => iccid === '898604D9162390488299')
+  await eventually(
+    'iccid',
+    () => device(0x04000201),
+    ({ iccid }) => iccid === '898604D9162390488299',
+  )
 })
 
 test('a BKV gateway is answered in its own words, on the same port', async () => {
@@ -89,11 +98,18 @@ test('a BKV gateway is answered in its own words, on the same port', async () =>
     client.send(up.slice(0, cut))
     await sleep(10)
     client.send(up.slice(cut))
-    await eventually('time', () => client.heardHex, (hex) => hex.length >= 56)
+    await eventually(
+      'time',
+      () => client.heardHex,
+      (hex) => hex.length >= 56,
+    )
     const answer = client.heardHex
     // fcff, length 0018, command 0000, sequence 0, down, the id, seven BCD bytes of time, sum, tail
     assert.match(answer, /^fcff0018000000000000008220052000486920\d{12}..fcee$/)
-    const sum = Buffer.from(answer, 'hex').subarray(2, 25).reduce((total, byte) => total + byte, 0) & 0xff
+    const sum =
+      Buffer.from(answer, 'hex')
+        .subarray(2, 25)
+        .reduce((total, byte) => total + byte, 0) & 0xff
     assert.equal(Number.parseInt(answer.slice(50, 52), 16), sum)
     client.destroy()
   }
@@ -160,14 +176,21 @@ test('a device that leaves is offline at once, with the reason in its session', 
   const client = await dial()
   await answers(client, 0x04000204, 1)
   await client.end()
-  const gone = await eventually('offline', () => device(0x04000204), ({ presence }) => !presence.online)
+  const gone = await eventually(
+    'offline',
+    () => device(0x04000204),
+    ({ presence }) => !presence.online,
+  )
   assert.equal(gone.session, null)
   const rows = await eventually(
     'session',
     () => gateway.sql`select close_reason from sessions where device_id = ${idOf(0x04000204)}`,
     (found) => found[0]?.['close_reason'] != null,
   )
-  assert.deepEqual(rows.map((row) => row['close_reason']), ['peer_closed'])
+  assert.deepEqual(
+    rows.map((row) => row['close_reason']),
+    ['peer_closed'],
+  )
 })
 
 // ---- a reconnect wins ---------------------------------------------------------------------------------------------
@@ -182,7 +205,11 @@ for (const [where, olderShard, newerShard] of [
     const older = await dial()
     older.send(iccidHex(iccidOn(olderShard, 500)))
     await answers(older, physId, 1)
-    const before = await eventually('the older one', () => device(physId), ({ session }) => session !== null)
+    const before = await eventually(
+      'the older one',
+      () => device(physId),
+      ({ session }) => session !== null,
+    )
     assert.equal(before.session.shard, olderShard)
     const takeovers = await count('pilegate_takeovers_total')
 
@@ -201,10 +228,14 @@ for (const [where, olderShard, newerShard] of [
 
     const sessions = await eventually(
       'sessions',
-      () => gateway.sql`select epoch, closed_at, close_reason from sessions where device_id = ${idOf(physId)} order by epoch`,
+      () =>
+        gateway.sql`select epoch, closed_at, close_reason from sessions where device_id = ${idOf(physId)} order by epoch`,
       (rows) => rows.length === 2 && rows[0]!['closed_at'] !== null,
     )
-    assert.deepEqual(sessions.map((row) => row['close_reason']), ['superseded', null])
+    assert.deepEqual(
+      sessions.map((row) => row['close_reason']),
+      ['superseded', null],
+    )
     assert.equal((await device(physId)).presence.online, true)
   })
 
@@ -217,7 +248,11 @@ test('twenty connections of one device at once: one stays, it is answered, the d
       return client
     }),
   )
-  const open = await eventually('one is left', () => clients.filter((client) => !client.isClosed), ({ length }) => length === 1)
+  const open = await eventually(
+    'one is left',
+    () => clients.filter((client) => !client.isClosed),
+    ({ length }) => length === 1,
+  )
   // its first answer, which nobody has taken
   await open[0]!.silence(100)
   await answers(open[0]!, physId, 100)
@@ -251,7 +286,11 @@ test('over a restart on the same data: devices are known, epochs grow, presence 
   const physId = 0x04000600
   const client = await dial()
   await answers(client, physId, 1)
-  const before = await eventually('stored', () => device(physId), ({ session }) => session?.opened_at != null)
+  const before = await eventually(
+    'stored',
+    () => device(physId),
+    ({ session }) => session?.opened_at != null,
+  )
   assert.equal(await gateway.stop(), 0)
   await client.closed
   await gateway.closeSql()

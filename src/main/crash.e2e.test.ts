@@ -48,7 +48,9 @@ class Pile {
     try {
       for (;;) {
         while (this.mayStart && this.unacked.size < IN_FLIGHT) {
-          const orderHex = Buffer.from(`${this.physId.toString(16)}.${String(this.orders++).padStart(8, '0')}`).toString('hex')
+          const orderHex = Buffer.from(
+            `${this.physId.toString(16)}.${String(this.orders++).padStart(8, '0')}`,
+          ).toString('hex')
           this.unacked.set(orderHex, settlementData({ orderHex, durationS: this.orders & 0xffff }))
           this.#send(client, orderHex)
         }
@@ -122,7 +124,12 @@ test(`kill -9 in a stream of settlements, ${ROUNDS} rounds, seed ${seed}`, async
   for (const pile of piles) pile.mayStart = false
   await Promise.all(
     piles.map((pile) =>
-      eventually(`pile ${pile.physId.toString(16)} is rid of its records`, () => pile.run(last.tcpPort), () => pile.unacked.size === 0, 15_000),
+      eventually(
+        `pile ${pile.physId.toString(16)} is rid of its records`,
+        () => pile.run(last.tcpPort),
+        () => pile.unacked.size === 0,
+        15_000,
+      ),
     ),
   )
   const orders = piles.reduce((sum, pile) => sum + pile.orders, 0)
@@ -132,5 +139,64 @@ test(`kill -9 in a stream of settlements, ${ROUNDS} rounds, seed ${seed}`, async
       (select count(*)::int from orders where state <> 'settled') as unsettled,
       (select count(*)::int from quarantine) as put_aside`
   assert.deepEqual({ ...counts }, { settlements: orders, orders, unsettled: 0, put_aside: 0 })
-  assert.equal(await last.stop(), 0)
+  assert.equal(await last.stop(), 0, last.stderr)
+})
+
+test('a stored command that cannot be sent any more ends dead at the start, and takes nobody along', async () => {
+  const physId = 0x04200100
+  const unusable = [
+    {
+      command_id: 'unusable-fields',
+      device_id: '04200100',
+      name: 'locate',
+      wire: { fields: { locateS: 'long' }, wire_hex: '', socket: 0, port: 0 },
+    },
+    {
+      command_id: 'unusable-name',
+      device_id: '04200100',
+      name: 'danceAround',
+      wire: { fields: {}, wire_hex: '', socket: 0, port: 0 },
+    },
+    { command_id: 'unusable-wire', device_id: '04200100', name: 'locate', wire: {} },
+    {
+      command_id: 'unusable-device',
+      device_id: 'nobody',
+      name: 'locate',
+      wire: { fields: { locateS: 5 }, wire_hex: '', socket: 0, port: 0 },
+    },
+    {
+      command_id: 'usable',
+      device_id: '04200100',
+      name: 'locate',
+      wire: { fields: { locateS: 7 }, wire_hex: '', socket: 0, port: 0 },
+    },
+  ]
+  const first = await GatewayProcess.start({ dataDir })
+  gateway = first
+  for (const { command_id, device_id, name, wire } of unusable)
+    await first.sql`insert into outbound_queue (command_id, device_id, name, wire, expires_at)
+      values (${command_id}, ${device_id}, ${name}, ${first.sql.json(wire as never)}, now() + interval '1 minute')`
+  await first.kill()
+
+  gateway = await GatewayProcess.start({ dataDir })
+  const client = await DeviceClient.connect(gateway.tcpPort)
+  assert.equal((await client.exchange(dny(physId, 1, 0x21, '98080200000000'))).command, 0x21)
+  const command = await client.next()
+  assert.deepEqual([command.command, command.dataHex], [0x96, '07'])
+  client.send(dny(physId, command.messageId, 0x96, '00'))
+  const { sql } = gateway
+  const fates = await eventually(
+    'fates',
+    () => sql`select command_id, status from outbound_queue order by command_id`,
+    (rows) => rows.every((row) => row['status'] >= 2),
+  )
+  assert.deepEqual(Object.fromEntries(fates.map((row) => [row['command_id'], row['status']])), {
+    usable: 2,
+    'unusable-device': 3,
+    'unusable-fields': 3,
+    'unusable-name': 3,
+    'unusable-wire': 3,
+  })
+  assert.equal(client.isClosed, false)
+  assert.equal(await gateway.stop(), 0, gateway.stderr)
 })

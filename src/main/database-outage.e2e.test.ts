@@ -9,10 +9,10 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type EmbeddedPostgres, startEmbeddedPostgres } from './database/embedded-postgres.ts'
 import { TEST_SETTINGS } from '../testing/database.ts'
 import { closeClients, DeviceClient, dny, le, settlementData } from '../testing/device-client.ts'
 import { dataDirectory, endPostgres, eventually, GatewayProcess } from '../testing/gateway-process.ts'
+import { type EmbeddedPostgres, startEmbeddedPostgres } from './database/embedded-postgres.ts'
 
 const started: GatewayProcess[] = []
 async function start(options: Parameters<typeof GatewayProcess.start>[0] = {}): Promise<GatewayProcess> {
@@ -58,7 +58,12 @@ test('kill -9 of the server: restarted by the gateway, devices notice nothing, e
       // the ack may come first when the server is back sooner than we ask
       if (!client.frames.some(({ messageId }) => messageId === 100 + round)) throw error
     })
-    await eventually('acked', () => client.frames, (frames) => frames.some(({ messageId }) => messageId === 100 + round), 15_000)
+    await eventually(
+      'acked',
+      () => client.frames,
+      (frames) => frames.some(({ messageId }) => messageId === 100 + round),
+      15_000,
+    )
     await client.silence(50)
     const rows = await eventually(
       'stored',
@@ -66,8 +71,16 @@ test('kill -9 of the server: restarted by the gateway, devices notice nothing, e
       () => true,
     )
     assert.equal(rows.length, 1, `round ${round}`)
-    await eventually('another server', () => gateway.postgresPid, (pid) => pid !== undefined && pid !== before)
-    await eventually('ready', () => readiness(gateway), ({ status }) => status === 200)
+    await eventually(
+      'another server',
+      () => gateway.postgresPid,
+      (pid) => pid !== undefined && pid !== before,
+    )
+    await eventually(
+      'ready',
+      () => readiness(gateway),
+      ({ status }) => status === 200,
+    )
   }
   assert.ok(gateway.log.some(({ event }) => event === 'database.restarted'))
   assert.equal(await gateway.stop(), 0, gateway.stderr)
@@ -87,7 +100,12 @@ test('a server that stands still for five seconds: answered, not ready with the 
     for (const [index, name] of names.entries())
       client.send(dny(physId, 200 + index, 0x03, settlementData({ orderHex: orderHexOf(name) })))
     await answersWithoutDatabase(client, physId)
-    const { json } = await eventually('not ready', () => readiness(gateway), ({ status }) => status === 503, 4_500)
+    const { json } = await eventually(
+      'not ready',
+      () => readiness(gateway),
+      ({ status }) => status === 503,
+      4_500,
+    )
     assert.deepEqual(json.error.details.reasons, ['database: away'])
     assert.equal(json.error.code, 'UNAVAILABLE')
     // what needs the database says so at once instead of hanging
@@ -99,19 +117,36 @@ test('a server that stands still for five seconds: answered, not ready with the 
     const newcomer = await DeviceClient.connect(gateway.tcpPort)
     await answersWithoutDatabase(newcomer, 0x04300003)
     await sleep(Math.max(0, 5_000 - (performance.now() - frozenMonoMs)))
-    assert.deepEqual(client.frames.filter(({ command }) => command === 0x03), [], 'no ack meanwhile')
+    assert.deepEqual(
+      client.frames.filter(({ command }) => command === 0x03),
+      [],
+      'no ack meanwhile',
+    )
   } finally {
     thaw()
   }
-  await eventually('acked by itself', () => client.frames, (frames) => frames.filter(({ command }) => command === 0x03).length === 3, 10_000)
+  await eventually(
+    'acked by itself',
+    () => client.frames,
+    (frames) => frames.filter(({ command }) => command === 0x03).length === 3,
+    10_000,
+  )
   await client.silence(50)
   const repeated = dny(physId, 210, 0x03, settlementData({ orderHex: orderHexOf('FROZEN-0'), sentS: 5 }))
   assert.equal((await client.exchange(repeated)).hex, dny(physId, 210, 0x03, '00'))
   const rows = await gateway.sql`select wire_hex from settlements`
   assert.equal(rows.length, 3)
-  await eventually('ready', () => readiness(gateway), ({ status }) => status === 200)
+  await eventually(
+    'ready',
+    () => readiness(gateway),
+    ({ status }) => status === 200,
+  )
   // the newcomer's row was kept as well
-  await eventually('newcomer', () => gateway.get('/api/v1/devices/04300003'), ({ firmware }) => firmware === '1.26')
+  await eventually(
+    'newcomer',
+    () => gateway.get('/api/v1/devices/04300003'),
+    ({ firmware }) => firmware === '1.26',
+  )
   assert.equal(await gateway.stop(), 0, gateway.stderr)
 })
 
@@ -151,10 +186,26 @@ test('a given database goes away for seconds: history waits in the spool, over a
   assert.deepEqual(await client.silence(300), [])
 
   database = await open()
-  await eventually('ready', () => readiness(gateway), ({ status }) => status === 200)
-  await eventually('acked', () => client.frames, (frames) => frames.some(({ command }) => command === 0x03), 10_000)
+  await eventually(
+    'ready',
+    () => readiness(gateway),
+    ({ status }) => status === 200,
+  )
+  await eventually(
+    'acked',
+    () => client.frames,
+    (frames) => frames.some(({ command }) => command === 0x03),
+    10_000,
+  )
   await eventually('the spool is empty', spooled, (bytes) => bytes === 0, 10_000)
-  assert.deepEqual(await eventually('history', () => logged(0x5a), ({ length }) => length >= messageIds.length), messageIds)
+  assert.deepEqual(
+    await eventually(
+      'history',
+      () => logged(0x5a),
+      ({ length }) => length >= messageIds.length,
+    ),
+    messageIds,
+  )
 
   // once more, and now the gateway dies while rows lie in the spool
   await gateway.closeSql()

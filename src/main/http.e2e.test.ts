@@ -50,9 +50,21 @@ test('every error has the one envelope', async () => {
   isError(await gateway.ask('GET', '/api/v1/orders?cursor=nonsense', root), 400, 'INVALID_ARGUMENT')
   isError(await gateway.ask('GET', '/api/v1/orders?state=unheard', root), 400, 'INVALID_ARGUMENT')
   isError(await gateway.ask('GET', '/api/v1/devices/NOT-AN-ID', root), 400, 'INVALID_ARGUMENT')
-  isError(await gateway.ask('PUT', '/api/v1/cards/a1b2c3d4', { ...root, body: Buffer.from('{"half') }), 400, 'INVALID_ARGUMENT')
-  isError(await gateway.ask('PUT', '/api/v1/cards/a1b2c3d4', { ...root, body: { unknown_field: 1 } }), 400, 'INVALID_ARGUMENT')
-  isError(await gateway.ask('PUT', '/api/v1/cards/a1b2c3d4', { ...root, body: { balance_fen: 1.5 } }), 400, 'INVALID_ARGUMENT')
+  isError(
+    await gateway.ask('PUT', '/api/v1/cards/a1b2c3d4', { ...root, body: Buffer.from('{"half') }),
+    400,
+    'INVALID_ARGUMENT',
+  )
+  isError(
+    await gateway.ask('PUT', '/api/v1/cards/a1b2c3d4', { ...root, body: { unknown_field: 1 } }),
+    400,
+    'INVALID_ARGUMENT',
+  )
+  isError(
+    await gateway.ask('PUT', '/api/v1/cards/a1b2c3d4', { ...root, body: { balance_fen: 1.5 } }),
+    400,
+    'INVALID_ARGUMENT',
+  )
   isError(await gateway.ask('GET', '/api/v1/devices', { secret: null }), 401, 'UNAUTHENTICATED')
   isError(await gateway.ask('GET', '/api/v1/devices', { secret: 'wrong' }), 401, 'UNAUTHENTICATED')
   isError(await gateway.ask('PUT', '/api/v1/cards/a1b2c3d4', { ...viewer, body: {} }), 403, 'FORBIDDEN')
@@ -90,7 +102,10 @@ test('roles: a viewer reads, only an admin changes, sees quarantine, and registe
 })
 
 test('tenants see nothing of each other: devices, orders, cards', async () => {
-  const given = await gateway.ask('PUT', '/api/v1/devices/04500010', { ...root, body: { tenant: 'other', name: 'theirs' } })
+  const given = await gateway.ask('PUT', '/api/v1/devices/04500010', {
+    ...root,
+    body: { tenant: 'other', name: 'theirs' },
+  })
   assert.equal(given.status, 201, given.text)
   await gateway.ask('PUT', '/api/v1/devices/04500011', { ...root, body: { name: 'ours' } })
   const client = await DeviceClient.connect(gateway.tcpPort)
@@ -115,8 +130,16 @@ test('tenants see nothing of each other: devices, orders, cards', async () => {
     const ids = devices.items.map((item: { device_id: string }) => item.device_id)
     assert.ok(ids.includes(sees) && !ids.includes(not), ids.join())
   }
-  isError(await gateway.ask('PUT', '/api/v1/devices/04500011', { ...other, body: { name: 'stolen' } }), 404, 'NOT_FOUND')
-  isError(await gateway.ask('PUT', '/api/v1/devices/04500011', { ...other, body: { tenant: 'default' } }), 403, 'FORBIDDEN')
+  isError(
+    await gateway.ask('PUT', '/api/v1/devices/04500011', { ...other, body: { name: 'stolen' } }),
+    404,
+    'NOT_FOUND',
+  )
+  isError(
+    await gateway.ask('PUT', '/api/v1/devices/04500011', { ...other, body: { tenant: 'default' } }),
+    403,
+    'FORBIDDEN',
+  )
 
   // one card number, two cards; a device asks for its own tenant's
   await gateway.ask('PUT', '/api/v1/cards/c0ffee01', { ...root, body: { balance_fen: 100 } })
@@ -137,7 +160,15 @@ interface Signed {
 }
 
 /** METHOD, path with query, timestamp, nonce, hex SHA-256 of the body, one per line; HMAC-SHA256 (contract 3). */
-function signatureHeaders({ id = 'signer', secret = 'signer-secret', method = 'GET', target = '/api/v1/devices', timestamp, nonce, body = '' }: Signed) {
+function signatureHeaders({
+  id = 'signer',
+  secret = 'signer-secret',
+  method = 'GET',
+  target = '/api/v1/devices',
+  timestamp,
+  nonce,
+  body = '',
+}: Signed) {
   const at = timestamp ?? String(Math.floor(Date.now() / 1_000))
   const once = nonce ?? randomUUID()
   const digest = createHash('sha256').update(body).digest('hex')
@@ -169,7 +200,11 @@ test('a signature: good, replayed, expired, of another path, query, body or secr
   const put = (headers: Record<string, string>, body: string) =>
     gateway.ask('PUT', path, { headers, body: Buffer.from(body) })
   assert.equal((await put(signatureHeaders({ method: 'PUT', target: path, body: text }), text)).status, 201)
-  isError(await put(signatureHeaders({ method: 'PUT', target: path, body: text }), text.replace('7', '9')), 401, 'UNAUTHENTICATED')
+  isError(
+    await put(signatureHeaders({ method: 'PUT', target: path, body: text }), text.replace('7', '9')),
+    401,
+    'UNAUTHENTICATED',
+  )
 })
 
 test('cursors walk every list once, whatever the limit; the default is 50', async () => {
@@ -178,7 +213,12 @@ test('cursors walk every list once, whatever the limit; the default is 50', asyn
   const physIds = Array.from({ length: devices }, (_, index) => 0x04510000 + index)
   client.send(
     ...physIds.map((physId, index) =>
-      dny(physId, 1, 0x03, settlementData({ orderHex: Buffer.from(`WALK-${String(index).padStart(11, '0')}`).toString('hex') })),
+      dny(
+        physId,
+        1,
+        0x03,
+        settlementData({ orderHex: Buffer.from(`WALK-${String(index).padStart(11, '0')}`).toString('hex') }),
+      ),
     ),
   )
   for (const _ of physIds) await client.next()
@@ -191,7 +231,11 @@ test('cursors walk every list once, whatever the limit; the default is 50', asyn
       await stranger.closedWithin(3_000)
     }),
   )
-  await eventually('evidence', () => gateway.ask('GET', '/api/v1/quarantine', root), ({ json }) => json.items.length >= 12)
+  await eventually(
+    'evidence',
+    () => gateway.ask('GET', '/api/v1/quarantine', root),
+    ({ json }) => json.items.length >= 12,
+  )
 
   for (const [path, idOf] of [
     ['/api/v1/devices', (item: Record<string, unknown>) => item['device_id']],
@@ -259,11 +303,17 @@ test('/openapi.json names every route it serves, with its parameters, and refers
       const wanted = [...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name)
       const given = (operation.parameters ?? []).filter((parameter) => parameter.in === 'path').map(({ name }) => name)
       assert.deepEqual(given.sort(), wanted.sort(), `${method} ${path}`)
-      assert.ok(Object.keys(operation.responses).some((code) => /^2..$/.test(code)), `${method} ${path}`)
+      assert.ok(
+        Object.keys(operation.responses).some((code) => /^2..$/.test(code)),
+        `${method} ${path}`,
+      )
       // the document does not promise what is not there
       const real = path.replace(/\{device_id\}/, '04500011').replace(/\{\w+\}/g, 'c0ffee01')
       const reply = await gateway.ask(method.toUpperCase(), real, { secret: null })
-      assert.ok(reply.status !== 404 || !/^no [A-Z]+ \//.test(reply.json?.error.message), `${method} ${path}: ${reply.text}`)
+      assert.ok(
+        reply.status !== 404 || !/^no [A-Z]+ \//.test(reply.json?.error.message),
+        `${method} ${path}: ${reply.text}`,
+      )
     }
   assert.equal(new Set(operationIds).size, operationIds.length)
   for (const [, name] of text.matchAll(/"#\/components\/schemas\/([^"]+)"/g))

@@ -89,7 +89,12 @@ test('SIGTERM to npm, whose child the gateway is: exit 0, nothing left', async (
   assert.ok(performance.now() - startedMonoMs < STOP_MS_MAX)
   assert.equal(code, 0, gateway.stderr)
   await client.closedWithin(1_000)
-  await eventually('the database is gone', () => isRunning(postgresPid), (isThere) => !isThere, STOP_MS_MAX)
+  await eventually(
+    'the database is gone',
+    () => isRunning(postgresPid),
+    (isThere) => !isThere,
+    STOP_MS_MAX,
+  )
   const events = gateway.log.map(({ event }) => event)
   assert.ok(events.includes('gateway.stopped'), events.join(' '))
 })
@@ -119,11 +124,20 @@ test('SIGTERM while the database stands still: over within 15 s, the code says w
     assert.ok(tookMs < STOP_MS_MAX, `${tookMs} ms`)
     assert.notEqual(code, 0)
     assert.match(gateway.stderr, /not flushed/)
-    assert.deepEqual(client.frames.filter(({ command }) => command === 0x03), [], 'not acked')
+    assert.deepEqual(
+      client.frames.filter(({ command }) => command === 0x03),
+      [],
+      'not acked',
+    )
   } finally {
     thaw()
   }
-  await eventually('the database is gone', () => isRunning(postgresPid), (isThere) => !isThere, STOP_MS_MAX)
+  await eventually(
+    'the database is gone',
+    () => isRunning(postgresPid),
+    (isThere) => !isThere,
+    STOP_MS_MAX,
+  )
 
   // what was not acked comes again, and is stored then
   const again = await start({ dataDir })

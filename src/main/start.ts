@@ -1,23 +1,27 @@
 /**
  * MAIN THREAD: the gateway from nothing to serving, from top to bottom; shutdown is the same list upwards.
  */
-import { hostname } from 'node:os'
+
 import { readFileSync } from 'node:fs'
+import { hostname } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { FromSession } from '../../workers/session/messages.ts'
+import { deviceKey } from '../codec/protocol.ts'
 import { firstApiKey } from '../config/api-keys.ts'
 import { type Config, loadConfig } from '../config/config.ts'
-import { parseAnyDeviceId, PROTOCOLS } from '../protocols/index.ts'
-import { deviceKey } from '../codec/protocol.ts'
+import { PROTOCOLS, parseAnyDeviceId } from '../protocols/index.ts'
 import { allocateCounters, openCounters } from '../shared/counters.ts'
 import { allocateDirectory, Directory } from '../shared/directory.ts'
 import { allocateGate, Gate } from '../shared/gate.ts'
 import { allocateOutbox, OutboxConsumer, OutboxProducer } from '../shared/outbox.ts'
 import { createAdmin } from './admin/admin.ts'
-import { takeDataDir } from './data-dir.ts'
+import { commandRoutes } from './admin/routes/commands.ts'
+import { evidenceRoutes } from './admin/routes/evidence.ts'
 import { answerCard } from './cards.ts'
 import { CommandDesk } from './command-desk.ts'
+import { CommandService } from './commands/service.ts'
+import { takeDataDir } from './data-dir.ts'
 import { endGeneration, takeGeneration } from './database/boots.ts'
 import { connect } from './database/connect.ts'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './database/embedded-postgres.ts'
@@ -33,8 +37,9 @@ import { Supervisor } from './supervisor.ts'
 import { metricsVocabulary } from './vocabulary.ts'
 import { Writers } from './writers.ts'
 
-const VERSION = (JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string })
-  .version
+const VERSION = (
+  JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
+).version
 /** Bytes of one span: large enough for batchRowsMax ordinary rows, small enough for a short transaction. */
 const SPAN_BYTES_MAX = 1_048_576
 /** Room for about a thousand commands on their way to one session thread. */
@@ -111,7 +116,8 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     probeMsMax: PROBE_MS_MAX,
     onChange: (isHere) => {
       if (isHere) log.info({ event: 'database.returned', msg: 'database is back' })
-      else log.error({ event: 'database.lost', msg: 'database is away: settlements are not acknowledged, history spools' })
+      else
+        log.error({ event: 'database.lost', msg: 'database is away: settlements are not acknowledged, history spools' })
     },
   })
   embedded?.onExit(() => health.lost())
@@ -246,6 +252,9 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       counters: countersMemory,
       countersThread: 2 + shard,
       outboundBytesMax: config.outboundBytesMax,
+      record: config.record,
+      recordDirectory: join(dataDir, 'frames'),
+      recordBytesMax: Math.floor(config.recordBytesMax / config.shards),
       log: logOptions,
     }),
     acceptorOptions: {
@@ -269,6 +278,9 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       const offline = directory.clearShard(shard)
       log.warn({ event: 'shard.cleared', shard, offline, msg: 'devices of a dead session thread are offline' })
       desk.shardLost(shard)
+      // it may have died between taking main's sleep flag and telling us: nobody else would wake the lanes again
+      lanes[shard]!.relays.ledger.pump()
+      lanes[shard]!.relays.history.pump()
       void maintenance.closeSessionsOf(shard, directory.nextEpoch())
     },
   })
@@ -299,6 +311,18 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     () => counters.set(counters.gauge('event_loop_delay_seconds', { thread: 'main' }), counters.loopDelaySeconds()),
     1_000,
   )
+  const commands = new CommandService({
+    sql,
+    log,
+    desk,
+    commandExpiryMs: config.commandExpiryMs,
+    limits: {
+      perKeyPerS: config.rateLimitPerKeyPerS,
+      perDevicePerS: config.rateLimitPerDevicePerS,
+      fleetPerS: config.rateLimitFleetPerS,
+    },
+    now: Date.now,
+  })
   const admin = createAdmin({
     config,
     log,
@@ -316,12 +340,17 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     renderMetrics: () => scrape.render(),
     observeRequest: scrape.observeRequest,
     now: Date.now,
+    moreRoutes: [
+      ...commandRoutes({ sql, commands }),
+      ...evidenceRoutes({ sql, framesDirectory: join(dataDir, 'frames'), now: Date.now }),
+    ],
   })
   let isStopping = false
+  // before anybody can store another one: what is stored while this looks would be taken over twice
+  const waiting = await desk.load()
   await admin.listen()
   await supervisor.startAcceptor()
   maintenance.start()
-  const waiting = await desk.load()
   desk.start()
   if (waiting > 0) log.info({ event: 'commands.loaded', waiting, msg: 'commands of the last start are picked up' })
 
@@ -357,13 +386,17 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       await supervisor.askAll('stop', 2_000)
       // session ends and last states were written while stopping
       await Promise.all(
-        lanes.flatMap(({ relays }) => [relays.ledger.idle(health.isHere ? FLUSH_MS : 0), relays.history.idle(FLUSH_MS)]),
+        lanes.flatMap(({ relays }) => [
+          relays.ledger.idle(health.isHere ? FLUSH_MS : 0),
+          relays.history.idle(FLUSH_MS),
+        ]),
       )
       await settledWithin(evidence.flush(), 1_000)
       for (const [shard, { relays }] of lanes.entries()) {
         if (!relays.ledger.isIdle)
           unflushed.push(`shard ${shard}: ${relays.ledger.rowsPending} settlements not stored and not acknowledged`)
-        if (!relays.history.isIdle) unflushed.push(`shard ${shard}: ${relays.history.rowsPending} history rows not stored`)
+        if (!relays.history.isIdle)
+          unflushed.push(`shard ${shard}: ${relays.history.rowsPending} history rows not stored`)
         relays.ledger.stop()
         relays.history.stop()
       }

@@ -8,15 +8,15 @@
  * the gateway knows of it). Threads die by `terminate()`, which stops JavaScript where it is.
  */
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
 import { rmSync } from 'node:fs'
 import { createRequire, syncBuiltinESMExports } from 'node:module'
+import { after, before, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type * as workerThreads from 'node:worker_threads'
 import { loadConfig } from '../config/config.ts'
 import { shardOf } from '../shared/rendezvous.ts'
-import { closeClients, DeviceClient, dny, iccidHex, le, settlementData } from '../testing/device-client.ts'
 import { openTestDatabase, type TestDatabase } from '../testing/database.ts'
+import { closeClients, DeviceClient, dny, iccidHex, le, settlementData } from '../testing/device-client.ts'
 import { dataDirectory, eventually } from '../testing/gateway-process.ts'
 import type { Gateway } from './start.ts'
 
@@ -26,7 +26,11 @@ const builtin = createRequire(import.meta.url)('node:worker_threads') as { Worke
 builtin.Worker = class NotedWorker extends builtin.Worker {
   constructor(file: string | URL, options: workerThreads.WorkerOptions = {}) {
     super(file, options)
-    const noted = { name: options.name ?? (String(file).includes('piscina') ? 'writer' : '?'), worker: this as workerThreads.Worker, isAlive: true }
+    const noted = {
+      name: options.name ?? (String(file).includes('piscina') ? 'writer' : '?'),
+      worker: this as workerThreads.Worker,
+      isAlive: true,
+    }
     threads.push(noted)
     this.once('exit', () => {
       noted.isAlive = false
@@ -111,7 +115,8 @@ test('a session thread dies: its shard is served again, the other one goes on, p
 
     // rows on their way while it dies: the ones it had published come through, with nobody left to ack them
     const orders = Array.from({ length: 200 }, (_, index) => orderHexOf(`DIES${round}-${index}`))
-    for (const [index, orderHex] of orders.entries()) here.send(dny(mine, 100 + index, 0x03, settlementData({ orderHex })))
+    for (const [index, orderHex] of orders.entries())
+      here.send(dny(mine, 100 + index, 0x03, settlementData({ orderHex })))
     await sleep(random(15))
     const threadBefore = alive('session-0')[0]
     await terminate('session-0')
@@ -123,14 +128,20 @@ test('a session thread dies: its shard is served again, the other one goes on, p
     await eventually('ready again', readyz, (status) => status === 200, 10_000)
     assert.notEqual(alive('session-0')[0], threadBefore)
 
-    const again = await eventually('the device is back', async () => {
-      const client = await dial(0, 10 + round)
-      await answers(client, mine, 2)
-      return client
-    }, () => true, 10_000)
+    const again = await eventually(
+      'the device is back',
+      async () => {
+        const client = await dial(0, 10 + round)
+        await answers(client, mine, 2)
+        return client
+      },
+      () => true,
+      10_000,
+    )
     for (const orderHex of acked) assert.ok(await isStored(orderHex), 'acked and stored')
     // what was not acked comes again and is stored once
-    for (const [index, orderHex] of orders.entries()) again.send(dny(mine, 1_000 + index, 0x03, settlementData({ orderHex })))
+    for (const [index, orderHex] of orders.entries())
+      again.send(dny(mine, 1_000 + index, 0x03, settlementData({ orderHex })))
     for (let index = 0; index < orders.length; index++) await again.next(10_000)
     const [row] = await database.sql`
       select count(*)::int as count from settlements where device_id = ${mine.toString(16).padStart(8, '0')}`
@@ -142,7 +153,10 @@ test('a session thread dies: its shard is served again, the other one goes on, p
         where device_id = ${mine.toString(16).padStart(8, '0')} order by epoch`,
       (rows) => rows.length === 2 && rows[0]!['close_reason'] !== null,
     )
-    assert.deepEqual(sessions.map((session) => session['close_reason']), ['shard_lost', null])
+    assert.deepEqual(
+      sessions.map((session) => session['close_reason']),
+      ['shard_lost', null],
+    )
     assert.ok(sessions[1]!['epoch'] > epochBefore)
     assert.equal(there.isClosed, false)
     again.destroy()
@@ -181,7 +195,12 @@ test('the acceptor dies: open connections stay, and new ones come through the sa
   await answers(client, physId, 1)
   await terminate('acceptor')
   await answers(client, physId, 2)
-  const newcomer = await eventually('a new connection', () => dial(0, 51), () => true, 10_000)
+  const newcomer = await eventually(
+    'a new connection',
+    () => dial(0, 51),
+    () => true,
+    10_000,
+  )
   await answers(newcomer, 0x04400301, 1)
   await answers(client, physId, 3)
   await eventually('ready', readyz, (status) => status === 200)

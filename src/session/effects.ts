@@ -59,6 +59,8 @@ export interface Effects {
    * @returns false: too much waits already, nothing was queued; the caller closes
    */
   send(connectionId: number, frame: Uint8Array, answers: Uplink | undefined, receivedMonoMs: number): boolean
+  /** Keeps bytes as evidence, if the configuration wants it. `deviceKey` 0: nobody has spoken on the connection yet. */
+  record(deviceKey: number, flags: number, bytes: Uint8Array, from: number, to: number): void
   /** Ends a connection after what is queued for it has been tried. Session logic has already forgotten it. */
   close(connectionId: number, reason: CloseReason): void
   /** @returns endless position of the row in its lane, or ROW_REFUSED: the lane is full, nothing was kept */

@@ -427,7 +427,12 @@ describe('cards', () => {
     bench.hear(1, swiped(), 3_000)
     bench.open(2)
     bench.hear(2, VENDOR.heartbeat, 3_010)
-    bench.shards[0]!.cardAnswered(3, { status: 'ok', rateMode: 'time', balanceFen: 500, expiresMs: null }, at(3_020))
+    const { questionId } = bench.effects[0]!.questions[2]!
+    bench.shards[0]!.cardAnswered(
+      questionId,
+      { status: 'ok', rateMode: 'time', balanceFen: 500, expiresMs: null },
+      at(3_020),
+    )
     assert.equal(bench.effects[0]!.counted['fenced card_reply'], 1)
     assert.equal(bench.effects[0]!.sent.filter((sent) => sent.answers === 'cardSwipe').length, 0)
   })

@@ -34,6 +34,7 @@ import {
   sessionRow,
   settlementRow,
 } from '../rows/index.ts'
+import { FLAG } from '../recording/segment-layout.ts'
 import type { Claim, Directory, StandingWords } from '../shared/directory.ts'
 import { COMMAND_STATUS, CommandLane, type Fate, type LaneCommand, type LaneOptions } from './command-lane.ts'
 import { DeviceRecord } from './device-record.ts'
@@ -166,7 +167,6 @@ export class Shard {
   readonly #wheel: TimingWheel
   readonly #acks = new PendingAcks<PendingAck>()
   readonly #cards = new Map<number, PendingCard>()
-  #questionId = 0
   #seq = 0
   #flushedMonoMs = 0
   #seenSweptMonoMs = 0
@@ -364,6 +364,7 @@ export class Shard {
         if (session.connection.isClosed || !this.#isStanding(session)) return false
         const frame = this.#encode(session, command.downlink, messageId, command.fields)
         this.#log(session, command.downlink, messageId, frame, false, command.commandId, this.#now.wallMs)
+        this.#effects.record(record.deviceKey, 0, frame, 0, frame.length)
         if (!this.#effects.send(session.connection.id, frame, undefined, this.#now.monoMs)) {
           this.#close(session.connection, 'outbound_overflow', this.#now)
           return false
@@ -459,6 +460,13 @@ export class Shard {
         return
       case UNIT.noise:
         connection.noiseBytes += to - from
+        this.#effects.record(
+          connection.sessions[0]?.record.deviceKey ?? 0,
+          FLAG.uplink | FLAG.error,
+          bytes,
+          from,
+          to,
+        )
         this.#effects.counts.frameError(connection.protocol, reason)
         return
       case UNIT.identity:
@@ -498,15 +506,18 @@ export class Shard {
     const command = protocol.uplinks.get(head.commandKey)
     this.#effects.counts.uplink(protocol, command)
     if (command === undefined) {
+      this.#effects.record(record.deviceKey, FLAG.uplink | FLAG.error, bytes, from, to)
       this.#logUplink(session, undefined, bytes, from, to, 'unknown command')
       return
     }
     const fields = command.decode(bytes, head.dataFrom, head.dataTo)
     if (fields instanceof PayloadError) {
       this.#effects.counts.frameError(protocol, 'payload_error')
+      this.#effects.record(record.deviceKey, FLAG.uplink | FLAG.error, bytes, from, to)
       this.#logUplink(session, command, bytes, from, to, `${fields.payloadError} at ${fields.at}`)
       return
     }
+    this.#effects.record(record.deviceKey, FLAG.uplink, bytes, from, to)
     // head is reused by whatever a fact may cause; what follows needs these
     const messageId = head.messageId
     record.noteMessageId(messageId)
@@ -576,7 +587,9 @@ export class Shard {
       this.#effects.counts.cardLookup('refused')
       return
     }
-    const questionId = ++this.#questionId
+    // unique over restarts too: an answer to this shard's predecessor must not meet a question of ours, or a card is told
+    // another card's balance (simulation, seed 40009)
+    const questionId = this.#directory.nextEpoch()
     this.#cards.set(questionId, {
       questionId,
       session,
@@ -976,6 +989,7 @@ export class Shard {
 
   #send(session: Session, downlink: Downlink, frame: Uint8Array, answers: Uplink, receivedMonoMs: number): void {
     const { connection } = session
+    this.#effects.record(session.record.deviceKey, 0, frame, 0, frame.length)
     if (this.#effects.send(connection.id, frame, answers, receivedMonoMs))
       this.#effects.counts.downlink(connection.protocol, downlink)
     else this.#close(connection, 'outbound_overflow', this.#now)

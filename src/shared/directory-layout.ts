@@ -4,9 +4,11 @@
  *
  * Slot, 32 bytes:
  * - i64 key: device key + 1, 0 = empty (first writer wins by compare-and-swap; then constant)
- * - i64 claim: epoch << 9 | shard << 1 | isOnline, changed only by compare-and-swap
+ * - i64 claim: epoch << 10 | isRenewed << 9 | shard << 1 | isOnline, changed only by compare-and-swap
  * - i32 lastSeenS: seconds since the epoch of the last frame, plain store by the owning session thread
- * - 12 bytes free
+ * - 4 bytes free
+ * - i64 birth: of the connection that holds a renewed claim (stored by whoever is about to renew); any other claim's
+ *   epoch is its birth
  *
  * Head, 64 bytes: i64 nextEpoch (add), i64 devices (slots taken, add).
  */
@@ -18,6 +20,7 @@ export const DIRECTORY = {
   key: { offset64: 0 },
   claim: { offset64: 1 },
   lastSeenS: { offset32: 4 },
+  birth: { offset64: 3 },
 } as const
 
 export const SHARD_BITS = 8n

@@ -103,7 +103,7 @@ test('random histories of many connections and devices agree with a model', () =
             const standing = model.get(device)
             if (standing?.by === connection && standing.isOnline) continue
             const answer = directory.claim(device, connection.birth, connection.shard)
-            const mayTake = standing === undefined || !standing.isOnline || standing.epoch < connection.birth
+            const mayTake = standing === undefined || !standing.isOnline || standing.by.birth < connection.birth
             assert.equal(answer.kind, mayTake ? 'taken' : 'refused')
             if (answer.kind !== 'taken') continue
             assert.ok(answer.claim.epoch > (standing?.epoch ?? 0))
@@ -122,6 +122,20 @@ test('random histories of many connections and devices agree with a model', () =
     ),
     { numRuns: 500 },
   )
+})
+
+test('a connection born before an older one came back wins over it', () => {
+  const directory = new Directory(allocateDirectory(16, 1))
+  const [stale, gone, newest] = [directory.nextEpoch(), directory.nextEpoch(), directory.nextEpoch()]
+  const first = directory.claim(5, gone, 0)
+  assert.ok(first.kind === 'taken' && directory.giveBack(first.claim))
+  // bytes of the oldest connection were held up and arrive now: it speaks again, with an epoch of its own
+  const renewed = directory.claim(5, stale, 1)
+  assert.ok(renewed.kind === 'taken' && renewed.claim.epoch > newest)
+  const taken = directory.claim(5, newest, 2)
+  assert.ok(taken.kind === 'taken' && taken.claim.epoch > renewed.claim.epoch)
+  assert.equal(directory.giveBack(renewed.claim), false)
+  assert.equal(directory.claim(5, stale, 1).kind, 'refused')
 })
 
 test('an epoch of a later start is greater than any of an earlier one', () => {

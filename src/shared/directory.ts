@@ -4,16 +4,18 @@
  * message, and the older side sees it at its next look.
  *
  * The rule: the newest connection wins. A connection's `birth` is an epoch taken when it was accepted. A claim with an
- * older birth than the standing claim of a live connection is refused; once that connection is gone, an older one may
- * claim again and gets a fresh epoch, so that epochs only grow.
+ * older birth than the connection of a standing claim is refused; once that connection is gone, an older one may claim
+ * again and gets a fresh epoch, so that epochs only grow. Such a claim is renewed: its epoch is newer than its birth,
+ * and a connection born in between still wins over it.
  */
 import { DIRECTORY, EPOCHS_PER_GENERATION, SHARD_BITS, SHARDS_MAX } from './directory-layout.ts'
 
 const SHARD_MASK = (1n << SHARD_BITS) - 1n
-const EPOCH_SHIFT = SHARD_BITS + 1n
+const RENEWED = 1n << (SHARD_BITS + 1n)
+const EPOCH_SHIFT = SHARD_BITS + 2n
 
-const pack = (epoch: number, shard: number, isOnline: boolean) =>
-  (BigInt(epoch) << EPOCH_SHIFT) | (BigInt(shard) << 1n) | (isOnline ? 1n : 0n)
+const pack = ({ epoch, shard, isRenewed }: Omit<Claim, 'slot' | 'isOnline'>, isOnline: boolean) =>
+  (BigInt(epoch) << EPOCH_SHIFT) | (isRenewed ? RENEWED : 0n) | (BigInt(shard) << 1n) | (isOnline ? 1n : 0n)
 
 /** A standing claim, unpacked. */
 export interface Claim {
@@ -21,6 +23,8 @@ export interface Claim {
   readonly epoch: number
   readonly shard: number
   readonly isOnline: boolean
+  /** Its connection is older than its epoch says. */
+  readonly isRenewed: boolean
 }
 
 export type ClaimAnswer =
@@ -83,6 +87,7 @@ export class Directory {
       epoch: Number(word >> EPOCH_SHIFT),
       shard: Number((word >> 1n) & SHARD_MASK),
       isOnline: (word & 1n) === 1n,
+      isRenewed: (word & RENEWED) !== 0n,
     }
   }
 
@@ -123,13 +128,20 @@ export class Directory {
     for (;;) {
       const word = Atomics.load(this.#words64, at)
       const standing = this.#unpack(slot, word)
-      if (standing.isOnline && standing.epoch >= birth) return { kind: 'refused', by: standing }
+      const birthAt = this.#at64(slot) + DIRECTORY.birth.offset64
+      const standingBirth = standing.isRenewed ? Number(Atomics.load(this.#words64, birthAt)) : standing.epoch
+      if (standing.isOnline && standingBirth >= birth) return { kind: 'refused', by: standing }
       // an older connection that returns after the newer one is gone must not make the epoch go back
-      const epoch = birth > standing.epoch ? birth : this.nextEpoch()
-      if (Atomics.compareExchange(this.#words64, at, word, pack(epoch, shard, true)) !== word) continue
+      const isRenewed = birth <= standing.epoch
+      const epoch = isRenewed ? this.nextEpoch() : birth
+      // before the claim it belongs to. Two that renew in the same instant may leave the loser's: a third connection is
+      // then measured against the wrong one of two that are both older than it
+      if (isRenewed) Atomics.store(this.#words64, birthAt, BigInt(birth))
+      const claim: Claim = { slot, epoch, shard, isOnline: true, isRenewed }
+      if (Atomics.compareExchange(this.#words64, at, word, pack(claim, true)) !== word) continue
       return {
         kind: 'taken',
-        claim: { slot, epoch, shard, isOnline: true },
+        claim,
         previous: word === 0n ? undefined : standing,
       }
     }
@@ -147,7 +159,7 @@ export class Directory {
 
   /** The two halves that `isStanding` compares. */
   standingWords(claim: Claim): StandingWords {
-    const word = pack(claim.epoch, claim.shard, true)
+    const word = pack(claim, true)
     return { slot: claim.slot, low: Number(BigInt.asIntN(32, word)), high: Number(word >> 32n) }
   }
 
@@ -157,8 +169,8 @@ export class Directory {
    */
   giveBack(claim: Claim): boolean {
     const at = this.#at64(claim.slot) + DIRECTORY.claim.offset64
-    const mine = pack(claim.epoch, claim.shard, true)
-    return Atomics.compareExchange(this.#words64, at, mine, pack(claim.epoch, claim.shard, false)) === mine
+    const mine = pack(claim, true)
+    return Atomics.compareExchange(this.#words64, at, mine, pack(claim, false)) === mine
   }
 
   /** Thread: session that holds the claim. */
@@ -187,7 +199,7 @@ export class Directory {
         const word = Atomics.load(this.#words64, at)
         const standing = this.#unpack(slot, word)
         if (word === 0n || !standing.isOnline || standing.shard !== shard) break
-        if (Atomics.compareExchange(this.#words64, at, word, pack(standing.epoch, shard, false)) === word) {
+        if (Atomics.compareExchange(this.#words64, at, word, pack(standing, false)) === word) {
           cleared++
           break
         }

@@ -38,7 +38,11 @@ function tell({ protocol, counts, commands, failures, seconds }: FuzzReport): vo
   console.log(
     `${protocol} seed ${seed}: ${counts.frames} frames in ${seconds.toFixed(1)} s (${rate}/s), ${failures.length} failures`,
   )
-  console.log(`  ${Object.entries(counts).map(([name, count]) => `${name} ${count}`).join(', ')}`)
+  console.log(
+    `  ${Object.entries(counts)
+      .map(([name, count]) => `${name} ${count}`)
+      .join(', ')}`,
+  )
   console.log(
     `  ${Object.keys(commands).length} commands, never decoded: ${neverDecoded.length === 0 ? 'none' : neverDecoded.join(', ')}`,
   )

@@ -45,7 +45,7 @@ export interface FuzzInput {
 const GOOD_FRAME_BYTES_MAX = 200
 const GOOD_FRAMES = 3
 /** So seldom is the stream so long that whatever waits must be decided without giving up. */
-const LONG_TAIL_CHANCE = 1 / 24
+const LONG_TAIL_CHANCE = 1 / 48
 /** Length fields at the edges of every bound there is, and of one and two bytes. */
 const LENGTHS = [0, 1, 8, 9, 16, 17, 255, 256, 257, 511, 512, 513, 4_096, 4_097, 65_535] as const
 
@@ -106,17 +106,21 @@ function around(target: Target, damage: Uint8Array, random: Random): FuzzInput {
     end += frame.length
   }
   const stream = join(parts)
-  return { stream, goodAt, isLoggedIn: random.chance(0.5), cuts: cutsOf(stream.length, random) }
+  return { stream, goodAt, isLoggedIn: random.chance(0.5), cuts: cutsOf(damage.length, stream.length, random) }
 }
 
+/** So far behind the damage the cuts are as close as in it; then they are far apart, as nothing new can happen. */
+const CLOSE_CUTS_BYTES = 48
+const FAR_CUTS_BYTES = 700
+
 /** Nowhere, everywhere, or at random places with every scale of distance. */
-function cutsOf(streamBytes: number, random: Random): number[] {
+function cutsOf(damageBytes: number, streamBytes: number, random: Random): number[] {
   const cuts: number[] = []
   const style = random.below(16)
   if (style === 0) return cuts
-  const distanceMax = style === 1 && streamBytes <= 512 ? 1 : 1 + random.below(style < 8 ? 24 : 300)
+  const distanceMax = style === 1 && damageBytes <= 512 ? 1 : 1 + random.below(style < 6 ? 24 : 300)
   for (let at = 0; ; ) {
-    at += 1 + random.below(distanceMax)
+    at += 1 + random.below(at < damageBytes + CLOSE_CUTS_BYTES ? distanceMax : FAR_CUTS_BYTES)
     if (at >= streamBytes) return cuts
     cuts.push(at)
   }
@@ -168,8 +172,10 @@ function dataOf(protocol: Protocol, source: Source, random: Random): Uint8Array 
 
 /** Random values for every parameter, within its limits; undefined where a list or a relation makes that impossible. */
 function encodedData(command: Uplink | Downlink, random: Random): Uint8Array | undefined {
-  const { parameters = [] } = command
+  const { code, sub, parameters = [] } = command
   if (parameters.some(({ type }) => type === 'list')) return undefined
+  // a payload without parameters would be three keys and nothing else
+  if (sub !== undefined && code === 0x1000 && parameters.length === 0) return undefined
   const fields: Record<string, unknown> = {}
   for (const parameter of parameters)
     if (!parameter.isOptional || random.chance(0.7)) fields[parameter.name] = valueOf(parameter, random)
@@ -217,21 +223,26 @@ function structuredData(protocol: Protocol, command: Uplink | Downlink, random: 
 
 /** Keys that the document names, and now and then any other. BKV 7. */
 const KEYS = [
-  0x01, 0x02, 0x03, 0x94, 0x5b, 0x4a, 0x08, 0x09, 0x0a, 0x95, 0x0b, 0x0c, 0x0d, 0x0e, 0x3e, 0x07, 0x96, 0x0f, 0x13, 0x12,
-  0x47, 0x14, 0x15, 0x88, 0x80, 0x89, 0x83, 0xf4, 0x84, 0x85, 0x86, 0x2e, 0x2f, 0x06, 0x21, 0x22, 0x23, 0x24, 0x25, 0x11,
-  0x59, 0x60, 0x10, 0x68, 0x93, 0x98, 0x54, 0x4b, 0x55, 0x4c, 0x56, 0x4d, 0x4e, 0x4f, 0x50, 0x51, 0x52, 0x53, 0x57, 0x58,
-  0x5a, 0x04, 0x05, 0x48,
+  0x01, 0x02, 0x03, 0x94, 0x5b, 0x4a, 0x08, 0x09, 0x0a, 0x95, 0x0b, 0x0c, 0x0d, 0x0e, 0x3e, 0x07, 0x96, 0x0f, 0x13,
+  0x12, 0x47, 0x14, 0x15, 0x88, 0x80, 0x89, 0x83, 0xf4, 0x84, 0x85, 0x86, 0x2e, 0x2f, 0x06, 0x21, 0x22, 0x23, 0x24,
+  0x25, 0x11, 0x59, 0x60, 0x10, 0x68, 0x93, 0x98, 0x54, 0x4b, 0x55, 0x4c, 0x56, 0x4d, 0x4e, 0x4f, 0x50, 0x51, 0x52,
+  0x53, 0x57, 0x58, 0x5a, 0x04, 0x05, 0x48,
 ] as const
 const VALUE_BYTES = [0, 1, 1, 1, 2, 2, 2, 2, 3, 4, 6, 7, 8, 12, 18] as const
 const DEPTH_MAX = 4
 
+/** What each container holds first when it is a real one: socket; port and status. */
+const HEAD_KEYS = [[], [0x4a], [0x08, 0x09], [], []] as const
+
 function entriesOf(random: Random, depth: number): Uint8Array[] {
-  return Array.from({ length: 1 + random.below(depth === 0 ? 16 : 6) }, () => {
+  const heads = random.chance(0.7) ? HEAD_KEYS[depth]! : []
+  const others = Array.from({ length: 1 + random.below(depth === 0 ? 16 : 6) }, () => {
     const key = random.chance(0.9) ? random.pick(KEYS) : random.below(256)
     const isContainer = (key === 0x94 || key === 0x5b) && depth < DEPTH_MAX && random.chance(0.9)
     const value = isContainer ? join(entriesOf(random, depth + 1)) : random.bytes(random.pick(VALUE_BYTES))
     return entryOf([1, key], value)
   })
+  return [...heads.map((key) => entryOf([1, key], random.bytes(1))), ...others]
 }
 
 function entryOf(head: readonly number[], value: Uint8Array): Uint8Array {
@@ -259,7 +270,18 @@ function damageStructure(target: Target, frame: Uint8Array, random: Random): Uin
       frame.set(idOf(protocol, random), isBkv ? 11 : 5)
       return frame
     case 1: // command
-      if (isBkv) frame.set(random.pick([[0, 0], [0, 5], [0, 7], [0, 0x15], [0x10, 0], [random.below(256), 1]]), 4)
+      if (isBkv)
+        frame.set(
+          random.pick([
+            [0, 0],
+            [0, 5],
+            [0, 7],
+            [0, 0x15],
+            [0x10, 0],
+            [random.below(256), 1],
+          ]),
+          4,
+        )
       else frame[11] = random.below(256)
       return frame
     case 2: // message id, and direction where the header has one
@@ -302,20 +324,23 @@ function damageStructure(target: Target, frame: Uint8Array, random: Random): Uin
     case 11: // sub-command
       if (dataBytes >= 5) frame[dataAt + (frame[4] === 0x10 ? 4 : 2)] = random.below(0x20)
       return frame
-    default: // entries of 1000
-      return splice(frame, dataAt, dataBytes, damageEntries(frame.slice(dataAt, dataTo), random))
+    default: {
+      // entries of 1000
+      let data: Uint8Array = frame.slice(dataAt, dataTo)
+      for (let times = 1 + random.below(4); times > 0; times--) data = damageEntries(data, random)
+      return splice(frame, dataAt, dataBytes, data)
+    }
   }
 }
 
 const INTERESTING_BYTES = [0, 1, 2, 3, 4, 5, 8, 0x0f, 0x10, 0x32, 0x33, 0x64, 0x65, 0x7f, 0x80, 0xfe, 0xff] as const
 const interestingByte = (random: Random): number => random.pick(INTERESTING_BYTES)
 
-/** Takes a row of entries apart, damages one, and puts them together again. What is no row is damaged as bytes. */
+/** Takes a row of entries apart, damages one or what is inside it, and puts them together again. */
 function damageEntries(data: Uint8Array, random: Random): Uint8Array {
   const entries: Uint8Array[] = []
   let at = 0
-  while (at < data.length && data[at]! > 0 && data[at]! < 0x80 && at + 1 + data[at]! <= data.length) {
-    const end = at + 1 + data[at]!
+  for (let end = entryEnd(data, 0); end > at; end = entryEnd(data, at)) {
     entries.push(data.slice(at, end))
     at = end
   }
@@ -326,6 +351,12 @@ function damageEntries(data: Uint8Array, random: Random): Uint8Array {
   }
   const index = random.chance(0.3) ? random.below(Math.min(3, entries.length)) : random.below(entries.length)
   const entry = entries[index]!
+  const headerAt = entry[0]! < 0x80 ? 1 : 2
+  const key = entry[headerAt + 1]!
+  if ((key === 0x94 || key === 0x5b) && random.chance(0.8)) {
+    entries[index] = entryOf([1, key], damageEntries(entry.slice(headerAt + 2), random))
+    return join([...entries, rest])
+  }
   switch (random.below(9)) {
     case 0: // a length that lies
       entry[0] = interestingByte(random)
@@ -334,18 +365,21 @@ function damageEntries(data: Uint8Array, random: Random): Uint8Array {
       entries[index] = join([Uint8Array.from({ length: 1 + random.below(5) }, () => 0x80), entry])
       break
     case 2: // a length far beyond the data
-      entries[index] = join([Uint8Array.from([0xff, 0xff, 0xff, 0x7f]).subarray(random.below(4)), entry.subarray(1)])
+      entries[index] = join([
+        Uint8Array.from([0xff, 0xff, 0xff, 0x7f]).subarray(random.below(4)),
+        entry.subarray(headerAt),
+      ])
       break
     case 3: // key header: no key, a text, a key beyond the entry
-      if (entry.length > 1) entry[1] = random.pick([0, 1, 2, 3, 0x7f, 0x80, 0x81, 0x82, 0xff])
+      if (entry.length > headerAt) entry[headerAt] = random.pick([0, 1, 2, 3, 0x7f, 0x80, 0x81, 0x82, 0xff])
       break
     case 4:
-      if (entry.length > 2) entry[2] = random.chance(0.8) ? random.pick(KEYS) : random.below(256)
+      if (entry.length > headerAt + 1) entry[headerAt + 1] = random.chance(0.8) ? random.pick(KEYS) : random.below(256)
       break
     case 5: // a value of another size
       entries[index] = entryOf(
-        [...entry.subarray(1, 3)],
-        join([entry.subarray(3, 3 + random.below(4)), random.bytes(random.pick(VALUE_BYTES))]),
+        [...entry.subarray(headerAt, headerAt + 2)],
+        join([entry.subarray(headerAt + 2, headerAt + 2 + random.below(4)), random.bytes(random.pick(VALUE_BYTES))]),
       )
       break
     case 6: // twice, or not at all
@@ -363,6 +397,14 @@ function damageEntries(data: Uint8Array, random: Random): Uint8Array {
       entries.splice(index, 0, ...entriesOf(random, random.below(3)))
   }
   return join([...entries, rest])
+}
+
+/** @returns where the well-formed entry at `at` ends (lengths of one and two bytes), or `at` when there is none */
+function entryEnd(data: Uint8Array, at: number): number {
+  const [first = 0, second = 0x80] = data.subarray(at, at + 2)
+  if (first >= 0x80 && second >= 0x80) return at
+  const end = first < 0x80 ? at + 1 + first : at + 2 + ((first & 0x7f) << 7) + second
+  return first === 0 || end > data.length ? at : end
 }
 
 // ---- damage that the sum should catch ----------------------------------------------------------------------------

@@ -115,8 +115,9 @@ class Finding extends Error {
   override readonly name = 'Finding'
 }
 
-function claim(isTrue: boolean, what: string): asserts isTrue {
-  if (!isTrue) throw new Finding(what)
+/** @param what words, or who makes them: most claims hold, so most words are never needed */
+function claim(isTrue: boolean, what: string | (() => string)): asserts isTrue {
+  if (!isTrue) throw new Finding(typeof what === 'string' ? what : what())
 }
 
 const NOW_MS = Date.UTC(2026, 10, 21, 3)
@@ -177,7 +178,7 @@ export class FuzzRun {
     })
     assertSameUnits(cut.units, expected, stream, 'in chunks')
     assertSameUnits(this.#assemble(input, [], () => undefined).units, expected, stream, 'in one piece')
-    this.#assertGoodFrames(input, cut.units, cut.heldBytes)
+    this.#assertGoodFrames(input, cut.units, cut.delayedBytesMax)
     this.#tryWindow(stream, random)
     tryRecognise(stream, random)
     claim(checksumOf(stream) === before, 'the stream was written to')
@@ -186,20 +187,21 @@ export class FuzzRun {
 
   /** Pushes the stream, then gives up what waits until nothing does: what a session sees in the end. */
   #assemble(
-    { stream, isLoggedIn }: FuzzInput,
+    { stream, isLoggedIn, goodAt }: FuzzInput,
     cuts: readonly number[],
     frame: (bytes: Uint8Array, from: number, to: number, streamFrom: number) => void,
-  ): { units: Unit[]; heldBytes: number } {
+  ): { units: Unit[]; delayedBytesMax: number } {
     const { protocol } = this.#target
     const assembler = new FrameAssembler(protocol, isLoggedIn)
     const units: Unit[] = []
     let at = 0
     const visitor: UnitVisitor = {
       unit(kind, bytes, from, to, reason) {
-        claim(to > from, `a unit of ${to - from} bytes, no progress`)
+        claim(to > from, () => `a unit of ${to - from} bytes, no progress`)
         claim(at + to - from <= stream.length, 'more bytes delivered than were pushed')
+        const ahead = at - from
         for (let index = from; index < to; index++)
-          claim(bytes[index] === stream[at + index - from], `byte ${at + index - from} of the stream was changed`)
+          if (bytes[index] !== stream[index + ahead]) throw new Finding(`byte ${index + ahead} came changed`)
         claim(kind !== UNIT.needMore, 'needMore was delivered as a unit')
         if (kind === UNIT.noise) claim(typeof reason === 'string', 'noise without a reason')
         else units.push({ kind, from: at, to: at + to - from })
@@ -208,31 +210,41 @@ export class FuzzRun {
         if (kind === UNIT.frame) frame(bytes, from, to, streamFrom)
       },
     }
+    const goodFrom = goodAt[0]!
+    let delayedBytesMax = 0
     let pushed = 0
     for (const end of [...cuts, stream.length]) {
       assembler.push(stream.subarray(pushed, end), pushed, visitor)
       pushed = end
-      claim(at + assembler.pendingBytes === pushed, `${pushed} bytes pushed, ${at} delivered, ${assembler.pendingBytes} wait`)
-      claim(assembler.pendingBytes < assembler.frameBytesMax, `${assembler.pendingBytes} bytes wait, a frame is smaller`)
+      claim(
+        at + assembler.pendingBytes === pushed,
+        () => `${pushed} bytes pushed, ${at} delivered, ${assembler.pendingBytes} wait`,
+      )
+      claim(
+        assembler.pendingBytes < assembler.frameBytesMax,
+        () => `${assembler.pendingBytes} bytes wait, a frame is smaller`,
+      )
+      // only what waits behind a header in the damage is delayed by it
+      if (at < goodFrom && pushed - goodFrom > delayedBytesMax) delayedBytesMax = pushed - goodFrom
     }
-    const heldBytes = assembler.pendingBytes
     for (let times = 0; assembler.pendingBytes > 0; times++) {
       const waiting = assembler.pendingBytes
       assembler.giveUpPending(pushed, visitor)
       claim(assembler.pendingBytes < waiting, 'giving up made no progress')
       claim(times < GIVE_UPS_MAX, 'giving up never ends')
     }
-    claim(at === stream.length, `${stream.length - at} bytes were never delivered`)
-    return { units, heldBytes }
+    claim(at === stream.length, () => `${stream.length - at} bytes were never delivered`)
+    return { units, delayedBytesMax }
   }
 
   /** Behind the damage every good frame is there, but for what the damage has taken into a unit of its own. */
-  #assertGoodFrames({ stream, goodAt }: FuzzInput, units: readonly Unit[], heldBytes: number): void {
+  #assertGoodFrames({ goodAt }: FuzzInput, units: readonly Unit[], delayedBytes: number): void {
     const { counts } = this
     const goodFrom = goodAt[0]!
-    const goodBytes = stream.length - goodFrom
-    const delayedBytes = Math.min(heldBytes, goodBytes)
-    claim(delayedBytes < this.#target.protocol.frameBytesMax, `${delayedBytes} good bytes wait behind a lying length`)
+    claim(
+      delayedBytes < this.#target.protocol.frameBytesMax,
+      () => `${delayedBytes} good bytes wait behind a lying length`,
+    )
     if (delayedBytes > counts.delayedBytesMax) counts.delayedBytesMax = delayedBytes
     // a unit that begins in the damage and ends among the good frames: its sum fits, so nobody can tell
     const swallowedTo = units.find(({ from, to }) => from < goodFrom && to > goodFrom)?.to ?? goodFrom
@@ -242,13 +254,13 @@ export class FuzzRun {
       const from = goodAt[index]!
       const count = goodAt[index + 1]! - from
       if (found.has(from * 65_536 + count)) continue
-      claim(from < swallowedTo, `good frame ${index} at byte ${from} is lost, though nothing has swallowed it`)
+      claim(from < swallowedTo, () => `good frame ${index} at byte ${from} is lost, though nothing has swallowed it`)
       lostBytes += count
       counts.collisions++
     }
     claim(
       swallowedTo - goodFrom < this.#target.protocol.frameBytesMax,
-      `a unit of damage has swallowed ${swallowedTo - goodFrom} good bytes`,
+      () => `a unit of damage has swallowed ${swallowedTo - goodFrom} good bytes`,
     )
     if (lostBytes > counts.lostBytesMax) counts.lostBytesMax = lostBytes
   }
@@ -265,11 +277,12 @@ export class FuzzRun {
     protocol.findFrame(stream.slice(from, to), 0, to - from, cap, alone)
     claim(
       inPlace.kind === alone.kind && inPlace.from === alone.from + from && inPlace.to === alone.to + from,
-      `findFrame(${from}, ${to}) says ${inPlace.kind} ${inPlace.from}..${inPlace.to}, alone ${alone.kind} ..${alone.to}`,
+      () =>
+        `findFrame(${from}, ${to}) says ${inPlace.kind} ${inPlace.from}..${inPlace.to}, alone ${alone.kind} ..${alone.to}`,
     )
     if (from === to) claim(inPlace.kind === UNIT.needMore, 'something was found in no bytes')
     else if (inPlace.kind !== UNIT.needMore)
-      claim(inPlace.to > from && inPlace.to <= to, `findFrame(${from}, ${to}) ends at ${inPlace.to}`)
+      claim(inPlace.to > from && inPlace.to <= to, () => `findFrame(${from}, ${to}) ends at ${inPlace.to}`)
   }
 
   // ---- one frame with a good sum -----------------------------------------------------------------------------------
@@ -281,16 +294,22 @@ export class FuzzRun {
     claim(reference.unitBytesAt(bytes, from, to, protocol.frameBytesMax) === to - from, 'delivered without a good sum')
     protocol.readHead(bytes, from, to, head)
     const { deviceNo, messageId, dataFrom, dataTo } = head
-    claim(dataFrom === from + reference.dataAt && dataTo === to - reference.tailBytes, `data at ${dataFrom}..${dataTo}`)
-    claim(Number.isInteger(messageId) && messageId >= 0 && messageId < 2 ** protocol.messageIdBits, `id ${messageId}`)
-    claim(Number.isSafeInteger(deviceNo) && deviceNo >= -1 && deviceNo < 2 ** 47, `device ${deviceNo}`)
+    claim(
+      dataFrom === from + reference.dataAt && dataTo === to - reference.tailBytes,
+      () => `data at ${dataFrom}..${dataTo}`,
+    )
+    claim(
+      Number.isInteger(messageId) && messageId >= 0 && messageId < 2 ** protocol.messageIdBits,
+      () => `id ${messageId}`,
+    )
+    claim(Number.isSafeInteger(deviceNo) && deviceNo >= -1 && deviceNo < 2 ** 47, () => `device ${deviceNo}`)
     if (deviceNo >= 0) {
       const id = protocol.formatDeviceId(deviceNo)
-      claim(protocol.parseDeviceId(id) === deviceNo, `device ${deviceNo} is called ${id}`)
+      claim(protocol.parseDeviceId(id) === deviceNo, () => `device ${deviceNo} is called ${id}`)
       protocol.isSharedDefaultId(deviceNo)
     }
     const nextId = protocol.nextMessageId(messageId, NOW_MS)
-    claim(Number.isInteger(nextId) && nextId > 0 && nextId < 2 ** protocol.messageIdBits, `next id ${nextId}`)
+    claim(Number.isInteger(nextId) && nextId > 0 && nextId < 2 ** protocol.messageIdBits, () => `next id ${nextId}`)
 
     const { commandKey } = head
     const uplink = protocol.uplinks.get(commandKey)
@@ -311,21 +330,27 @@ export class FuzzRun {
     const alone = command.decode(bytes.slice(from, to), 0, to - from)
     const where = labelOf(command)
     if (inPlace instanceof PayloadError || alone instanceof PayloadError) {
-      claim(isSame(inPlace, alone), `${where}: refused in place or alone, but not both`)
+      claim(isSame(inPlace, alone), () => `${where}: refused in place or alone, but not both`)
       counts.refused++
       return undefined
     }
-    claim(isSame(withoutHeadFlags(inPlace), alone), `${where}: decoding looked beyond the data`)
+    claim(isSame(withoutHeadFlags(inPlace), alone), () => `${where}: decoding looked beyond the data`)
     assertPlain(inPlace, where)
     counts.decoded++
     this.commands[where]!++
     try {
       const again = reencoded(command, alone)
       // encoding may add what a device left out: fallbacks of one group, heads of a payload; nothing may be lost
-      claim(isWithin(alone, again), `${where}: decoded ${textOfFields(alone)}, encoded and again ${textOfFields(again)}`)
+      claim(
+        isWithin(alone, again),
+        () => `${where}: decoded ${textOfFields(alone)}, encoded and again ${textOfFields(again)}`,
+      )
       if (isSame(again, alone)) return inPlace
       const oncemore = reencoded(command, again as Fields)
-      claim(isSame(oncemore, again), `${where}: encoded twice ${textOfFields(again)}, then ${textOfFields(oncemore)}`)
+      claim(
+        isSame(oncemore, again),
+        () => `${where}: encoded twice ${textOfFields(again)}, then ${textOfFields(oncemore)}`,
+      )
     } catch (error) {
       // limits bind encoding only: a device may send what no document knows yet
       if (!(error instanceof FieldError)) throw error
@@ -347,11 +372,12 @@ export class FuzzRun {
     const { reply } = command
     if (reply === 'none') return
     if (reply.when === 'durable') {
-      claim(facts.some(isStored), `${command.name}: a reply waits for a row, but no fact has one`)
-      if (reply.group !== undefined) claim(typeof reply.group(fields) === 'string', `${command.name}: no group`)
+      claim(facts.some(isStored), () => `${command.name}: a reply waits for a row, but no fact has one`)
+      if (reply.group !== undefined) claim(typeof reply.group(fields) === 'string', () => `${command.name}: no group`)
     }
-    if (reply.when !== 'lookup') return this.#tryReply(command, reply, fields, deviceNo, messageId, { nowMs: NOW_MS, memory })
-    claim(typeof fields['cardIdHex'] === 'string', `${command.name}: whose card?`)
+    if (reply.when !== 'lookup')
+      return this.#tryReply(command, reply, fields, deviceNo, messageId, { nowMs: NOW_MS, memory })
+    claim(typeof fields['cardIdHex'] === 'string', () => `${command.name}: whose card?`)
     this.#tryReply(command, reply, fields, deviceNo, messageId, { nowMs: NOW_MS, memory, card: cardAnswer(random) })
   }
 
@@ -367,15 +393,15 @@ export class FuzzRun {
     const fields = reply.fields(uplink, context)
     if (fields === undefined) return
     const downlink = protocol.downlinkByName.get(reply.with)
-    claim(downlink !== undefined, `${name} is answered with ${reply.with}, which does not exist`)
+    claim(downlink !== undefined, () => `${name} is answered with ${reply.with}, which does not exist`)
     const data = downlink.encode(fields)
     const frame = protocol.encodeFrame('downlink', downlink, Math.max(0, deviceNo), messageId, data)
     claim(
       reference.unitBytesAt(frame, 0, frame.length, protocol.frameBytesMax) === frame.length,
-      `${name}: the reply ${reply.with} is no good frame`,
+      () => `${name}: the reply ${reply.with} is no good frame`,
     )
     const decoded = downlink.decode(data, 0, data.length)
-    claim(!(decoded instanceof PayloadError), `${name}: the reply ${reply.with} cannot be decoded`)
+    claim(!(decoded instanceof PayloadError), () => `${name}: the reply ${reply.with} cannot be decoded`)
     this.counts.repliesEncoded++
   }
 }
@@ -411,7 +437,7 @@ function tryRecognise(stream: Uint8Array, random: Random): void {
     if (known.kind !== 'known') continue
     claim(
       later.kind === 'known' && later.routingKey === known.routingKey && later.by === known.by,
-      `${protocol.name}: ${few.length} bytes are ${known.routingKey}, ${count} bytes are not`,
+      () => `${protocol.name}: ${few.length} bytes are ${known.routingKey}, ${count} bytes are not`,
     )
   }
   identify(PROTOCOLS, more, 512)
@@ -427,10 +453,10 @@ function withoutHeadFlags(fields: Fields): Fields {
 
 /** Numbers, text, booleans, lists and records of them: what JSON and rows can carry. */
 function assertPlain(value: unknown, where: string): void {
-  if (typeof value === 'number') claim(Number.isFinite(value), `${where} holds ${value}`)
+  if (typeof value === 'number') claim(Number.isFinite(value), () => `${where} holds ${value}`)
   else if (typeof value === 'object' && value !== null)
     for (const name in value) assertPlain((value as Record<string, unknown>)[name], `${where}.${name}`)
-  else claim(typeof value === 'string' || typeof value === 'boolean', `${where} is ${String(value)}`)
+  else claim(typeof value === 'string' || typeof value === 'boolean', () => `${where} is ${String(value)}`)
 }
 
 /** Columns of whole numbers are 32 bits wide; times, devices and measured values have 64-bit floats. */
@@ -440,13 +466,13 @@ function assertFact(fact: unknown, where: string): void {
     const value = (fact as Record<string, unknown>)[name]
     if (typeof value === 'number') {
       const max = IS_FLOAT.test(name) ? Number.MAX_SAFE_INTEGER : I32_MAX
-      claim(Math.abs(value) <= max, `${where}: ${name} is ${value}`)
-    } else if (value === undefined) claim(false, `${where}: ${name} is undefined`)
+      claim(Math.abs(value) <= max, () => `${where}: ${name} is ${value}`)
+    } else if (value === undefined) claim(false, () => `${where}: ${name} is undefined`)
     else assertFact(value, `${where}.${name}`)
   }
 }
 
-const IS_FLOAT = /^deviceNo$|Ms$|W$|Wh$|V$|A$|C$|Fen$/
+const IS_FLOAT = /^deviceNo$|Ms$|W$|Wh$|V$|A$|C$/
 
 function isStored({ fact }: Fact): boolean {
   return fact === 'settlement' || fact === 'opaqueSettlement' || fact === 'orderConfirmed'

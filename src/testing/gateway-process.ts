@@ -137,9 +137,9 @@ export class GatewayProcess {
   // ---- HTTP ----------------------------------------------------------------------------------------------------
 
   ask(method: string, path: string, { body, secret, headers = {} }: HttpAsk = {}): Promise<HttpReply> {
-    const bytes =
-      body === undefined ? undefined : body instanceof Uint8Array ? body : Buffer.from(JSON.stringify(body))
-    const authorization = secret === null || 'x-api-key' in headers ? {} : { authorization: `Bearer ${secret ?? this.secret}` }
+    const bytes = body === undefined ? undefined : body instanceof Uint8Array ? body : Buffer.from(JSON.stringify(body))
+    const authorization =
+      secret === null || 'x-api-key' in headers ? {} : { authorization: `Bearer ${secret ?? this.secret}` }
     return new Promise((resolve, reject) => {
       const asked = request(
         {

@@ -58,6 +58,8 @@ export class RecordingEffects implements Effects {
     return true
   }
 
+  record(): void {}
+
   close(connectionId: number, reason: CloseReason): void {
     this.closed.push({ connectionId, reason })
   }

@@ -67,7 +67,11 @@ const words = process.argv.slice(2)
 const files = testFiles().filter((path) => words.length === 0 || words.some((word) => path.includes(word)))
 const isEndToEnd = (path: string) => path.endsWith('.e2e.test.ts')
 const startedMonoMs = performance.now()
-let isGood = await run('unit tests', files.filter((path) => !isEndToEnd(path)), 2)
+let isGood = await run(
+  'unit tests',
+  files.filter((path) => !isEndToEnd(path)),
+  2,
+)
 isGood = (await run('end-to-end tests', files.filter(isEndToEnd), 1)) && isGood
 console.log('')
 for (const [name, count] of totals) console.log(`# ${name} ${count}`)

@@ -4,8 +4,8 @@
  * generator should bring about never occurred (from 1,000 seeds on).
  */
 import { parseArgs } from 'node:util'
-import { COVERAGE, type Covered, type Mutant, MUTANTS } from './sim-world.ts'
-import { simulate, SimulationFailure } from './simulation.ts'
+import { COVERAGE, type Covered, MUTANTS, type Mutant } from './sim-world.ts'
+import { SimulationFailure, simulate } from './simulation.ts'
 
 const { values } = parseArgs({
   options: {
@@ -48,7 +48,9 @@ let settlements = 0
 let toldMs = startedMs
 
 process.on('unhandledRejection', (error) => {
-  console.error(`seed ${current}: ${(error as Error).stack ?? error}\nreplay: npm run sim -- --seed ${current} --verbose`)
+  console.error(
+    `seed ${current}: ${(error as Error).stack ?? error}\nreplay: npm run sim -- --seed ${current} --verbose`,
+  )
   process.exit(1)
 })
 

@@ -79,6 +79,7 @@ class WatchedDirectory extends Directory {
   }
 
   override giveBack(claim: Claim): boolean {
+    if (this.#world.mutant === 'claimKept') return true
     if (super.giveBack(claim)) return true
     this.#world.covered('close.stale')
     const key = this.#keys.get(claim.slot)
@@ -204,7 +205,11 @@ class ShardLanes {
           (outcome) => {
             this.spansInFlight--
             this.#flights = this.#flights.filter((other) => other !== flight)
-            if (isLedger && outcome.kind === 'stored' && this.#flights.some((other) => other.position < flight.position)) {
+            if (
+              isLedger &&
+              outcome.kind === 'stored' &&
+              this.#flights.some((other) => other.position < flight.position)
+            ) {
               world.covered('writers.out_of_order')
               if (world.mutant === 'durableOutOfOrder') gateway.tellDurable(shard, span.toPosition, [])
             }
@@ -320,7 +325,10 @@ export class Gateway implements ServerEnd {
     for (const [shard, lanes] of this.lanes.entries()) {
       if (lanes.inRing.length === 0 || this.spool.isBusy(shard)) lanes.historyMovedMs = nowMs
       else if (nowMs - lanes.historyMovedMs > 15_000) {
-        this.world.violated('rows move', `shard ${shard}: ${lanes.inRing.length} history rows rest in the ring for 15 s`)
+        this.world.violated(
+          'rows move',
+          `shard ${shard}: ${lanes.inRing.length} history rows rest in the ring for 15 s`,
+        )
         lanes.historyMovedMs = nowMs
       }
     }
@@ -334,8 +342,8 @@ export class Gateway implements ServerEnd {
 
   answerCard(shard: number, question: CardQuestion): void {
     const { time, random } = this.world
-    const isSlow = this.world.goesWrong(0.2)
-    time.after(isSlow ? random.between(500, 4_000) : random.between(1, 20), () => {
+    const isSlow = this.world.goesWrong(0.4)
+    time.after(isSlow ? random.between(500, 8_000) : random.between(1, 20), () => {
       if (!this.isAlive) return
       const answer = this.database.isUp ? cardAnswerOf(question.cardId) : undefined
       this.threads[shard]?.card(question.questionId, answer)
@@ -607,9 +615,12 @@ class SessionThread implements Effects, ServerEnd {
     if (line === undefined) return true
     this.#gateway.watch.speaks(line, frame)
     line.queued.push(frame)
+    if (this.#world.mutant === 'answerTwice' && this.#world.random.chance(0.02)) this.#gateway.watch.speaks(line, frame)
     this.#scheduleFlush()
     return true
   }
+
+  record(): void {}
 
   close(connectionId: number, reason: CloseReason): void {
     const line = this.#lines[connectionId]

@@ -23,13 +23,24 @@ export class Pipe {
 
   send(bytes: Uint8Array): void {
     const { random } = this.#world
-    if (bytes.length < 2 || !random.chance(0.25)) return this.#push(bytes, random.between(1, 60))
+    if (bytes.length < 2 || !random.chance(0.25)) {
+      this.#push(bytes, random.between(1, 60))
+      return
+    }
     let from = 0
     for (let pieces = 1 + random.below(3); pieces > 0 && from < bytes.length; pieces--) {
       const to = pieces === 1 ? bytes.length : from + 1 + random.below(bytes.length - from)
       this.#push(bytes.subarray(from, to), random.between(1, 60))
       from = to
     }
+  }
+
+  /** A stall ends so much from now, and what it held back trickles in. */
+  release(afterMs: number): void {
+    const { time } = this.#world
+    this.#holdUntilMs = 0
+    for (const index of this.#queue.keys()) time.after(afterMs + 40 * index, () => this.#arrive())
+    this.#dueMs = Math.max(this.#dueMs, time.nowMs + afterMs + 40 * this.#queue.length)
   }
 
   /** Behind everything sent so far. */

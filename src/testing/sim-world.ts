@@ -101,6 +101,12 @@ export const MUTANTS = [
   'shardForgetsPosition',
   /** After an outage nobody looks at the ledger again. */
   'deafRelay',
+  /** A closed connection keeps its claims. */
+  'claimKept',
+  /** The writers do not compare (epoch, seq): the last write wins. */
+  'stateUnfenced',
+  /** One frame in fifty goes out twice. */
+  'answerTwice',
 ] as const
 export type Mutant = (typeof MUTANTS)[number]
 

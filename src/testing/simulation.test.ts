@@ -7,8 +7,8 @@
  */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { COVERAGE, type Covered, type Mutant, MUTANTS } from './sim-world.ts'
-import { type SimulationResult, simulate, SimulationFailure } from './simulation.ts'
+import { COVERAGE, type Covered, MUTANTS, type Mutant } from './sim-world.ts'
+import { SimulationFailure, type SimulationResult, simulate } from './simulation.ts'
 
 const SEEDS = 1_000
 /** Seeds within which a mutant must be caught. */
@@ -26,8 +26,11 @@ const CAUGHT_BY: Record<Mutant, readonly string[]> = {
   rowTwice: ['no row twice'],
   spoolDropped: ['no row lost'],
   sameGeneration: ['epochs grow'],
-  shardForgetsPosition: ['no row lost', 'outbox', 'no exception', 'no row contradicting', 'no ack before durable'],
+  shardForgetsPosition: ['no row lost', 'outbox', 'no exception', 'no ack before durable', 'liveness'],
   deafRelay: ['liveness'],
+  claimKept: ['liveness', 'the directory tells who is there'],
+  stateUnfenced: ['the newest epoch stands', 'the newest state stands'],
+  answerTwice: ['each reply answers one uplink'],
 }
 
 describe('the gateway as a whole', () => {
@@ -56,7 +59,7 @@ describe('the gateway as a whole', () => {
     for (const seed of [3, 17]) {
       const first = await tell(seed)
       const second = await tell(seed)
-      assert.ok(first.lines.length > 500)
+      assert.ok(first.lines.length > 200, `${first.lines.length} lines`)
       assert.deepEqual(second, first)
     }
     assert.notDeepEqual((await tell(4)).lines, (await tell(5)).lines)

@@ -21,8 +21,9 @@
  * Real code: identify, rendezvous, Directory, Shard with its codec, outboxes, rows, LaneRelay. Modelled: sockets,
  * threads and their messages, database, health, spool. Commands to devices are not part of it.
  */
-import { ap3000DeviceNo, DeviceAp3000, iccidOf } from '../../loadtest/device-ap3000.ts'
+
 import type { DeviceObserver, DeviceWorld, FailureKind } from '../../loadtest/device.ts'
+import { ap3000DeviceNo, DeviceAp3000, iccidOf } from '../../loadtest/device-ap3000.ts'
 import { deviceKey } from '../codec/protocol.ts'
 import { ap3000 } from '../protocols/ap3000/table.ts'
 import { LANES } from '../rows/row.ts'
@@ -97,7 +98,7 @@ function drawPlan(random: Random): Plan {
     faultEveryMs: random.pick([2_000, 5_000, 10_000]),
     faultWeights,
     withoutIccidShare: random.pick([0, 0.3, 0.6]),
-    busyShare: random.pick([0.02, 0.02, 0.2]),
+    busyShare: random.pick([0.02, 0.02, 0.2, 0.7]),
     slowStartShare: random.pick([0, 0.1, 0.5]),
     doubledShare: random.pick([0, 0.05, 0.3]),
     noiseShare: random.pick([0, 0.02]),
@@ -175,7 +176,10 @@ class Simulation implements Watch {
     await this.#until(time.nowMs + 10_000)
     for (const device of this.#devices)
       if (device.double.outstanding > 0)
-        this.#world.violated('liveness', `${device.double.deviceId}: ${device.double.outstanding} outstanding when quiet`)
+        this.#world.violated(
+          'liveness',
+          `${device.double.deviceId}: ${device.double.outstanding} outstanding when quiet`,
+        )
     this.#raise()
     return {
       seed: this.#seed,
@@ -260,7 +264,10 @@ class Simulation implements Watch {
       if (this.#world.isCalm) return
       const total = FAULTS.reduce((sum, fault) => sum + plan.faultWeights[fault], 0)
       let draw = random.unit() * total
-      const fault = FAULTS.find((candidate) => (draw -= plan.faultWeights[candidate]) < 0)
+      const fault = FAULTS.find((candidate) => {
+        draw -= plan.faultWeights[candidate]
+        return draw < 0
+      })
       if (fault !== undefined) this.#cause(fault)
       this.#planFault()
     })
@@ -274,11 +281,14 @@ class Simulation implements Watch {
     world.trace(() => `fault ${fault} (${line?.name ?? device.double.deviceId})`)
     switch (fault) {
       case 'outage':
-        return this.#outage(random.chance(0.3) ? random.between(10_000, 45_000) : random.between(300, 8_000))
+        this.#outage(random.chance(0.3) ? random.between(10_000, 45_000) : random.between(300, 8_000))
+        return
       case 'shardCrash':
-        return this.#gateway?.crashShardSoon(random.below(world.plan.shards), random.chance(0.4))
+        this.#gateway?.crashShardSoon(random.below(world.plan.shards), random.chance(0.4))
+        return
       case 'gatewayCrash':
-        return this.#crashGateway()
+        this.#crashGateway()
+        return
       default:
     }
     if (line === undefined || !line.isDeviceOpen || !line.isServerOpen) return
@@ -303,14 +313,17 @@ class Simulation implements Watch {
         random.pick([line.up, line.down]).stall(random.between(500, 10_000))
         return
       case 'restarts':
-        return this.#restart(device, 1 + random.below(4))
+        this.#restart(device, 1 + random.below(4))
+        return
       case 'backlog':
         // what the device goes on sending arrives long after it has given this connection up
         world.covered('connection.backlog')
-        line.up.stall(random.between(3_000, 25_000))
+        line.up.stall(30_000)
         world.time.after(random.between(500, 8_000), () => {
           if (!line.isDeviceOpen || device.line !== line) return
           device.hangUp('backlog')
+          // about when the next connection takes over, or much later
+          line.up.release(random.chance(0.7) ? random.between(300, 3_000) : random.between(3_000, 25_000))
           line.abandonedByDevice(random.between(0, 20_000), true)
         })
         return
@@ -349,7 +362,8 @@ class Simulation implements Watch {
     if (gateway === undefined) return
     gateway.crash()
     this.#gateway = undefined
-    for (const key of this.#acked) if (!this.#database.settlements.has(key)) this.#world.violated('none lost once acked', key)
+    for (const key of this.#acked)
+      if (!this.#database.settlements.has(key)) this.#world.violated('none lost once acked', key)
     const start = () => {
       // the generation comes from the database: without it there is no start
       if (this.#database.isUp) this.#startGateway()
@@ -381,7 +395,8 @@ class Simulation implements Watch {
     const content = `${u16(0)} s ${u16(2)} ${u16(4)} mode ${mode} card ${mode === 1 ? null : card} end ${data[12]}`
     if (!this.#truth.has(order)) {
       this.#truth.set(order, content)
-      if (this.#world.goesWrong(this.#world.plan.putAsideShare)) this.#database.poison.set(order, 1 + this.#faults.below(2))
+      if (this.#world.goesWrong(this.#world.plan.putAsideShare))
+        this.#database.poison.set(order, 1 + this.#faults.below(2))
     } else if (this.#truth.get(order) !== content) this.#world.violated('the double repeats itself', order)
     this.#orderOf.set(`${line.number} ${key}`, order)
   }
@@ -418,7 +433,8 @@ class Simulation implements Watch {
     if (command >= FIRST_DOWNLINK) return
     const key = uplinkKeyOf(frame)
     const unanswered = line.unanswered.get(key) ?? 0
-    if (unanswered === 0) world.violated('each reply answers one uplink', `${line.name}: ${key} was not asked, or answered`)
+    if (unanswered === 0)
+      world.violated('each reply answers one uplink', `${line.name}: ${key} was not asked, or answered`)
     else line.unanswered.set(key, unanswered - 1)
     if (command === SETTLEMENT) {
       const order = this.#orderOf.get(`${line.number} ${key}`) ?? 'unknown'
@@ -460,9 +476,15 @@ class Simulation implements Watch {
   claimed(birth: number, key: number, answer: ClaimAnswer): void {
     const world = this.#world
     const line = this.#lineByBirth.get(birth)
-    if (line === undefined) return world.violated('births are known', `${birth}`)
+    if (line === undefined) {
+      world.violated('births are known', `${birth}`)
+      return
+    }
     line.asked.add(key)
-    if (answer.kind === 'full') return world.violated('the directory has room', line.name)
+    if (answer.kind === 'full') {
+      world.violated('the directory has room', line.name)
+      return
+    }
     if (answer.kind === 'refused') {
       world.trace(() => `${line.name} refused, epoch ${answer.by.epoch} stands`)
       const holder = this.#holder.get(key)
@@ -501,8 +523,7 @@ class Simulation implements Watch {
   #isAtRest(): boolean {
     const gateway = this.#gateway
     return (
-      gateway !== undefined &&
-      gateway.isIdle &&
+      gateway?.isIdle === true &&
       gateway.acksPending === 0 &&
       this.#spool.isEmpty &&
       gateway.threads.every((thread) => thread?.isAlive === true) &&
@@ -518,7 +539,9 @@ class Simulation implements Watch {
     const world = this.#world
     if (!this.#isAtRest()) {
       const gateway = this.#gateway
-      const lanes = gateway?.lanes.map(({ relay }) => LANES.map((lane) => `${lane} ${relay[lane].rowsPending}`).join(' '))
+      const lanes = gateway?.lanes.map(({ relay }) =>
+        LANES.map((lane) => `${lane} ${relay[lane].rowsPending}`).join(' '),
+      )
       const devices = this.#devices.map(
         ({ double }) =>
           `${double.deviceId} ${double.isConnected ? 'connected' : 'away'} ${double.outstanding} outstanding ${double.unackedOrders.length} unacked`,
@@ -651,7 +674,10 @@ class SimDevice implements DeviceEnd {
     this.double.quiet()
     const { line } = this
     if (line === undefined) return
-    line.abandonedByDevice(random.pick([random.between(0, 100), random.between(1_000, 30_000), undefined]), random.chance(0.5))
+    line.abandonedByDevice(
+      random.pick([random.between(0, 100), random.between(1_000, 30_000), undefined]),
+      random.chance(0.5),
+    )
     this.hangUp('power off')
   }
 

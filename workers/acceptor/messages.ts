@@ -1,7 +1,8 @@
 /** What the acceptor says and hears: once per connection, never per frame. */
 import type { MessagePort } from 'node:worker_threads'
+import type { EpollSeat } from '../session/epoll-driver.ts'
 
-/** Acceptor to session thread, over their own port. */
+/** Acceptor to session thread, over their own port; by epoll nothing is posted (src/shared/sockets.ts). */
 export interface Handoff {
   /** A duplicate made for this connection; the session thread closes it. */
   readonly descriptor: number
@@ -27,11 +28,19 @@ export interface AcceptorOptions {
   readonly counters: SharedArrayBuffer
   readonly countersThread: number
   readonly log: { readonly level: string; readonly serviceName: string; readonly env: string }
+  /** Undefined: sockets move by node:net. */
+  readonly epoll?: EpollAcceptorSeat
+}
+
+/** Where the acceptor waits, and where its connections go. */
+export interface EpollAcceptorSeat extends EpollSeat {
+  /** The epoll set of each shard's session thread. */
+  readonly shardSets: readonly number[]
 }
 
 export type ToAcceptor =
-  /** A session thread serves this shard from now on; the port leads to it. */
-  | { readonly kind: 'shardUp'; readonly shard: number; readonly port: MessagePort }
+  /** A session thread serves this shard from now on; the port leads to it, epoll needs none. */
+  | { readonly kind: 'shardUp'; readonly shard: number; readonly port: MessagePort | undefined }
   | { readonly kind: 'shardDown'; readonly shard: number }
   | { readonly kind: 'stop' }
 

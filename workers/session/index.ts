@@ -8,6 +8,7 @@ import { closeLog, createLog } from '../../src/main/log.ts'
 import { openCounters } from '../../src/shared/counters.ts'
 import { Directory } from '../../src/shared/directory.ts'
 import { Gate } from '../../src/shared/gate.ts'
+import { Recorder } from '../../src/recording/recorder.ts'
 import { OutboxConsumer, OutboxProducer } from '../../src/shared/outbox.ts'
 import { commandMail } from '../../src/rows/mail.ts'
 import { readRows } from '../../src/rows/row.ts'
@@ -67,7 +68,18 @@ const driver: SocketDriver = makeNetDriver(
   { outboundBytesMax: options.outboundBytesMax },
 )
 
+const recorder =
+  options.record === 'off'
+    ? undefined
+    : new Recorder({
+        directory: options.recordDirectory,
+        shard: options.shard,
+        bytesMax: options.recordBytesMax,
+        onError: (error) => log.error({ event: 'recording.failed', err: error, msg: 'frames could not be recorded' }),
+      })
 const effects = new WorkerEffects({
+  recorder,
+  recordMode: options.record,
   counters,
   counts,
   driver,
@@ -140,6 +152,7 @@ const timer = setInterval(() => {
   publish()
 }, 20)
 const second = setInterval(() => {
+  recorder?.flush(Date.now())
   counters.set(counters.gauge('event_loop_delay_seconds', { thread: `session-${options.shard}` }), counters.loopDelaySeconds())
 }, 1_000)
 
@@ -184,6 +197,7 @@ async function stop(): Promise<void> {
   shard.stop(now())
   publish()
   await driver.stop(1_000)
+  recorder?.close(Date.now())
   await closeLog()
   tell({ kind: 'stopped' })
   main.close()

@@ -18,6 +18,9 @@ export interface SessionThreadOptions extends ShardOptions {
   readonly counters: SharedArrayBuffer
   readonly countersThread: number
   readonly outboundBytesMax: number
+  readonly record: 'all' | 'errors' | 'off'
+  readonly recordDirectory: string
+  readonly recordBytesMax: number
   readonly log: { readonly level: string; readonly serviceName: string; readonly env: string }
 }
 

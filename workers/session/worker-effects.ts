@@ -1,5 +1,6 @@
 /** Carries out what session logic asks, on real sockets and shared memory. */
 import type { Uplink } from '../../src/codec/protocol.ts'
+import { isRecorded, type Recorder } from '../../src/recording/recorder.ts'
 import { encodeRow, type Field, type RowKind, type RowOf } from '../../src/rows/row.ts'
 import type { CardQuestion, CloseReason, Effects, ReturnedCommand, SessionCounts } from '../../src/session/effects.ts'
 import { ROW_REFUSED } from '../../src/session/effects.ts'
@@ -19,6 +20,9 @@ export interface WorkerEffectsParts {
   readonly deviceOnline: (deviceKey: number) => void
   readonly returnCommand: (deviceKey: number, command: ReturnedCommand) => void
   readonly commandMoved: (commandId: string, status: number) => void
+  /** Undefined: recording is off. */
+  readonly recorder: Recorder | undefined
+  readonly recordMode: 'all' | 'errors' | 'off'
 }
 
 export class WorkerEffects implements Effects {
@@ -37,6 +41,11 @@ export class WorkerEffects implements Effects {
     if (!this.#parts.driver.send(connectionId, frame)) return false
     if (answers !== undefined) this.#unwritten.push({ answers, receivedMonoMs })
     return true
+  }
+
+  record(deviceKey: number, flags: number, bytes: Uint8Array, from: number, to: number): void {
+    if (!isRecorded(this.#parts.recordMode, flags)) return
+    this.#parts.recorder?.record(deviceKey, Date.now(), flags, bytes, from, to)
   }
 
   /** Thread: session, at the end of a batch, when the driver has written what was queued. */

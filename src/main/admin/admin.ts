@@ -17,6 +17,7 @@ import { createHttpServer, type HttpAnswer, type HttpRequest } from './http-serv
 import { openApiDocument } from './openapi.ts'
 import { type RawBody, type Route, Router } from './route.ts'
 import { cardRoutes, zCard } from './routes/cards.ts'
+import { zCommand } from './routes/commands.ts'
 import { deviceRoutes, type LivePresence, zDevice, zPort } from './routes/devices.ts'
 import { orderRoutes, zOrder } from './routes/orders.ts'
 import { quarantineRoutes, zQuarantineItem } from './routes/quarantine.ts'
@@ -76,7 +77,14 @@ export function createAdmin(options: AdminOptions): Admin {
     openApiText ??= JSON.stringify(
       openApiDocument(
         routes,
-        { Device: zDevice, Port: zPort, Order: zOrder, Card: zCard, QuarantineItem: zQuarantineItem },
+        {
+          Device: zDevice,
+          Port: zPort,
+          Order: zOrder,
+          Card: zCard,
+          Command: zCommand,
+          QuarantineItem: zQuarantineItem,
+        },
         VERSION,
       ),
     )
@@ -93,7 +101,7 @@ export function createAdmin(options: AdminOptions): Admin {
         throw new HttpError('FORBIDDEN', `this needs the role ${route.role}, the key has ${key.role}`)
       if (options.isDatabaseHere?.() === false) throw new HttpError('UNAVAILABLE', 'the database is away')
     }
-    let status = 200
+    let status = route.status ?? 200
     const context = {
       params: checked('path', route.params, params),
       query: checked('query', route.query, queryOf(request.query)),
@@ -102,6 +110,7 @@ export function createAdmin(options: AdminOptions): Admin {
       key: key as ApiKey,
       requestId,
       remoteAddress: request.remoteAddress,
+      idempotencyKey: route.takesIdempotencyKey === true ? idempotencyKeyOf(request) : undefined,
       setStatus: (changed: number) => {
         status = changed
       },
@@ -185,6 +194,16 @@ function queryOf(text: string): Record<string, string> {
   return values
 }
 
+/** Printable ASCII, as a caller would log it. */
+const IDEMPOTENCY_KEY = /^[\x20-\x7e]{1,255}$/
+
+function idempotencyKeyOf({ headers }: HttpRequest): string | undefined {
+  const key = headers.get('idempotency-key')
+  if (key !== undefined && !IDEMPOTENCY_KEY.test(key))
+    throw new HttpError('INVALID_ARGUMENT', 'Idempotency-Key: 1 to 255 printable ASCII characters')
+  return key
+}
+
 function jsonOf(bytes: Uint8Array): unknown {
   try {
     return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes)) as unknown
@@ -229,7 +248,12 @@ function asHttpError(error: unknown): HttpError {
 function errorAnswer({ code, status, message, details }: HttpError, requestId: string): HttpAnswer {
   return {
     status,
-    headers: status === 401 ? [JSON_TYPE, ['WWW-Authenticate', 'Bearer']] : [JSON_TYPE],
+    headers: [
+      JSON_TYPE,
+      ...(status === 401 ? ([['WWW-Authenticate', 'Bearer']] as const) : []),
+      // whoever does not know better says a second
+      ...(status === 429 ? ([['Retry-After', String(details['retry_after_s'] ?? 1)]] as const) : []),
+    ],
     body: JSON.stringify({ error: { code, message, request_id: requestId, details } }),
     // the rest of a body that was too long is not wanted
     ...(code === 'PAYLOAD_TOO_LARGE' ? { closesConnection: true } : {}),

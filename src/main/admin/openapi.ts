@@ -82,6 +82,16 @@ export function openApiDocument(routes: readonly Route[], named: NamedSchemas, v
   }
 }
 
+const SUCCESSES: Readonly<Record<number, string>> = { 201: 'Made', 202: 'Accepted: stored, its fate follows' }
+const RETRY_AFTER = { 'Retry-After': { schema: { type: 'integer' }, description: 'Seconds' } }
+const IDEMPOTENCY_KEY = {
+  name: 'Idempotency-Key',
+  in: 'header',
+  required: false,
+  description: 'A repeat with the same key and body gets the first answer; with another body CONFLICT.',
+  schema: { type: 'string', minLength: 1, maxLength: 255 },
+}
+
 function operation(route: Route, answerRef: (schema: z.ZodType) => Json): Json {
   const requestId = { 'X-Request-ID': { schema: { type: 'string' }, description: "The caller's, or a new one." } }
   const content =
@@ -89,12 +99,12 @@ function operation(route: Route, answerRef: (schema: z.ZodType) => Json): Json {
       ? { [route.contentType ?? 'text/plain']: { schema: { type: 'string' } } }
       : { 'application/json': { schema: answerRef(route.response) } }
   const responses: Record<string, Json> = {}
-  for (const status of [200, ...(route.statuses ?? [])])
-    responses[status] = { description: status === 201 ? 'Made' : 'Done', headers: requestId, content }
+  for (const status of [route.status ?? 200, ...(route.statuses ?? [])])
+    responses[status] = { description: SUCCESSES[status] ?? 'Done', headers: requestId, content }
   for (const [status, codes] of errorsOf(route))
     responses[status] = {
       description: codes.join(' or '),
-      headers: requestId,
+      headers: codes.includes('TOO_MANY_REQUESTS') ? { ...requestId, ...RETRY_AFTER } : requestId,
       content: { 'application/json': { schema: ref('Error') } },
     }
   return {
@@ -102,7 +112,11 @@ function operation(route: Route, answerRef: (schema: z.ZodType) => Json): Json {
     summary: route.summary,
     ...(route.description === undefined ? {} : { description: route.description }),
     ...(route.role === 'public' ? { security: [] } : { 'x-role': route.role }),
-    parameters: [...parametersOf(route.params, 'path'), ...parametersOf(route.query, 'query')],
+    parameters: [
+      ...parametersOf(route.params, 'path'),
+      ...parametersOf(route.query, 'query'),
+      ...(route.takesIdempotencyKey === true ? [IDEMPOTENCY_KEY] : []),
+    ],
     ...(route.body === undefined
       ? {}
       : {

@@ -14,6 +14,8 @@ export interface RouteContext<P, Q, B> {
   readonly key: ApiKey
   readonly requestId: string
   readonly remoteAddress: string
+  /** Only on routes that take one; undefined: the caller sent none. */
+  readonly idempotencyKey: string | undefined
   /** Another status than the declared one, for example 201. */
   setStatus(status: number): void
 }
@@ -39,8 +41,12 @@ export interface RouteDeclaration<P extends z.ZodType, Q extends z.ZodType, B ex
   /** JSON; absent: `handle` returns a RawBody of `contentType`. */
   readonly response?: R
   readonly contentType?: string
-  /** Statuses of success beside 200. */
+  /** Status of success, default 200. */
+  readonly status?: number
+  /** Statuses of success beside it. */
   readonly statuses?: readonly number[]
+  /** The header Idempotency-Key is read. */
+  readonly takesIdempotencyKey?: true
   /** Errors worth telling apart, beside those every route may answer with. */
   readonly errors?: readonly HttpErrorCode[]
   /** @throws HttpError to answer with it; anything else becomes INTERNAL_ERROR, a lost database UNAVAILABLE */
@@ -61,7 +67,9 @@ export interface Route {
   readonly body?: z.ZodType
   readonly response?: z.ZodType
   readonly contentType?: string
+  readonly status?: number
   readonly statuses?: readonly number[]
+  readonly takesIdempotencyKey?: true
   readonly errors?: readonly HttpErrorCode[]
   handle(context: RouteContext<unknown, unknown, unknown>): unknown
 }

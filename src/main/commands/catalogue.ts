@@ -230,7 +230,12 @@ function parameterSchema(description: ParameterDescription): Json {
   const said = text === '' ? {} : { description: text }
   switch (type) {
     case 'integer':
-      return { type: 'integer', ...(min === undefined ? {} : { minimum: min }), ...(max === undefined ? {} : { maximum: max }), ...said }
+      return {
+        type: 'integer',
+        ...(min === undefined ? {} : { minimum: min }),
+        ...(max === undefined ? {} : { maximum: max }),
+        ...said,
+      }
     case 'hex':
       return { type: 'string', pattern: `^(?:[0-9a-fA-F]{2}){${isRest ? `0,${bytes}` : bytes}}$`, ...said }
     case 'ascii':

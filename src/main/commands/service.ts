@@ -118,6 +118,16 @@ interface Planned {
   readonly isDone?: boolean
 }
 
+interface Request {
+  readonly caller: Caller
+  readonly target: Target
+  readonly route: 'charge' | 'stop' | 'command'
+  readonly digest: string
+  /** Chosen by the caller: names the request as an Idempotency-Key does. */
+  readonly orderNo: string | undefined
+  readonly plan: (tx: TransactionSql, device: DeviceRow) => Promise<Planned>
+}
+
 interface OrderInsert {
   readonly mode: ChargeMode
   /** null: the device makes the number (BKV). */
@@ -155,6 +165,7 @@ export class CommandService {
     const target = targetOf(deviceId)
     const { protocol } = target
     const socket = socketOf(protocol, body.socket)
+    this.#takeRequestTokens(caller)
     return this.#inTurn(deviceId, () =>
       this.#store(caller, target, 'charge', body, body.order_no, async (tx, device) => {
         if (protocol.name === 'ap3000' && device.port_count !== null && body.port > device.port_count)
@@ -215,14 +226,18 @@ export class CommandService {
     const target = targetOf(deviceId)
     const { protocol } = target
     const socket = socketOf(protocol, body.socket)
+    this.#takeRequestTokens(caller)
     return this.#inTurn(deviceId, async () => {
       const { sql } = this.#options
-      const running = await runningOrder(sql, deviceId, socket, body.port, body.order_no)
+      // outside the transaction: a cancel needs a connection of its own
+      const [earlier, [device], running] = await Promise.all([
+        earlierOf(sql, caller, undefined),
+        sql`select from devices where device_id = ${deviceId} and tenant_id = ${caller.key.tenant}`,
+        runningOrder(sql, deviceId, socket, body.port, body.order_no),
+      ])
       let isDone = false
-      if (running?.start_status === COMMAND_STATUS.queued && running.command_id !== null) {
-        // what follows must be allowed before something is cancelled for it
-        const earlier = await this.#checked(sql, caller, target, 'stop', body)
-        if (earlier !== undefined) return earlier
+      const isWaiting = running?.start_status === COMMAND_STATUS.queued
+      if (device !== undefined && earlier === undefined && isWaiting && running.command_id !== null) {
         const answer = await this.#options.desk.cancel(running.command_id)
         if (answer === 'unknown') throw new HttpError('UNAVAILABLE', 'the start is being stored, try again')
         isDone = answer === 'cancelled'
@@ -258,6 +273,7 @@ export class CommandService {
   async send(caller: Caller, deviceId: string, body: CommandBody): Promise<Accepted> {
     const target = targetOf(deviceId)
     const { protocol, deviceNo } = target
+    this.#takeRequestTokens(caller)
     return this.#inTurn(deviceId, () =>
       this.#store(caller, target, 'command', body, undefined, async (tx) => {
         const entry = commandNamed(protocol, body.name)
@@ -272,7 +288,7 @@ export class CommandService {
           kind: isKnown && isStop ? 'stop' : isKnown ? 'change' : 'other',
           name: body.name,
           fields,
-          params: body.params,
+          params: withoutSecrets(body.params),
           priority: entry.priority,
           expiresMs: this.#expiresMs(body.expires_in_s),
           wireHex: '',
@@ -290,6 +306,7 @@ export class CommandService {
    */
   async cancel(caller: Caller, commandId: string): Promise<void> {
     const { sql, desk } = this.#options
+    this.#takeRequestTokens(caller)
     const [row] = await sql<{ status: number; device_id: string; name: string; order_no: string | null }[]>`
       select status, device_id, name, order_no from outbound_queue
       where command_id = ${commandId} and tenant_id = ${caller.key.tenant}`
@@ -330,6 +347,12 @@ export class CommandService {
     }
   }
 
+  /** A repeat counts as a request, but not as a command to its device. */
+  #takeRequestTokens({ key }: Caller): void {
+    this.#takeToken('key', key.id)
+    this.#takeToken('fleet', '')
+  }
+
   #takeToken(limit: 'key' | 'device' | 'fleet', name: string): void {
     const waitMs = this.#limits[limit].take(name)
     if (waitMs > 0)
@@ -339,37 +362,19 @@ export class CommandService {
       })
   }
 
-  /** The first answer to this request, if it came before; else undefined, and another command may be stored. */
-  async #checked(
-    sql: Sql | TransactionSql,
-    caller: Caller,
-    { deviceId }: Target,
-    route: string,
-    body: object,
-    orderNo?: string,
-  ): Promise<Accepted | undefined> {
-    const found = await earlierOf(sql, caller, orderNo)
-    if (found !== undefined) return answerOf(found, digestOf(route, deviceId, body))
-    return undefined
-  }
-
   async #store(
     caller: Caller,
     target: Target,
-    route: 'charge' | 'stop' | 'command',
+    route: Request['route'],
     body: object,
     orderNo: string | undefined,
-    plan: (tx: TransactionSql, device: DeviceRow) => Promise<Planned>,
+    plan: Request['plan'],
   ): Promise<Accepted> {
-    this.#takeToken('key', caller.key.id)
-    this.#takeToken('fleet', '')
-    const digest = digestOf(route, target.deviceId, body)
+    const request = { caller, target, route, digest: digestOf(route, target.deviceId, body), orderNo, plan }
     for (let isRetry = false; ; isRetry = true) {
       const stored: { command?: StoredCommand } = {}
       try {
-        const accepted = await this.#options.sql.begin((tx) =>
-          this.#storeWithin(tx, caller, target, route, body, digest, orderNo, plan, stored),
-        )
+        const accepted = await this.#options.sql.begin((tx) => this.#storeWithin(tx, request, stored))
         if (stored.command !== undefined) this.#options.desk.accept(stored.command)
         return accepted
       } catch (error) {
@@ -384,17 +389,9 @@ export class CommandService {
     }
   }
 
-  async #storeWithin(
-    tx: TransactionSql,
-    caller: Caller,
-    target: Target,
-    route: 'charge' | 'stop' | 'command',
-    body: object,
-    digest: string,
-    orderNo: string | undefined,
-    plan: (tx: TransactionSql, device: DeviceRow) => Promise<Planned>,
-    stored: { command?: StoredCommand },
-  ): Promise<Accepted> {
+  /** @param stored is told what is being written, as soon as it might be in the table */
+  async #storeWithin(tx: TransactionSql, request: Request, stored: { command?: StoredCommand }): Promise<Accepted> {
+    const { caller, target, route, digest, orderNo, plan } = request
     const { deviceId, deviceNo, protocol } = target
     const { key, idempotencyKey } = caller
     const { desk } = this.#options
@@ -410,16 +407,15 @@ export class CommandService {
     const downlink = protocol.downlinkByName.get(command.name)
     if (downlink === undefined) throw new Error(`${protocol.name}: no downlink ${command.name}`)
     assertEncodes(protocol, downlink, deviceNo, command.fields)
-    // refused only now, so that a repeat or a mistake costs no place and no token
     const isDone = command.isDone === true
     if (!isDone) {
+      // asked only now, so that a repeat or a mistake costs neither place nor token
       desk.admit(deviceId)
       this.#takeToken('device', deviceId)
     }
     const commandId = desk.newCommandId()
     const { kind, name, fields, params, priority, expiresMs, wireHex, socket, port, order } = command
-    if (!isDone)
-      stored.command = { commandId, deviceId, name, fields, priority, expiresMs, wireHex, socket, port }
+    if (!isDone) stored.command = { commandId, deviceId, name, fields, priority, expiresMs, wireHex, socket, port }
     const json = (value: unknown) => tx.json(value as never)
     await Promise.all([
       order === undefined
@@ -442,7 +438,7 @@ export class CommandService {
         ...caller,
         action: `${route}.requested`,
         target: deviceId,
-        details: { command_id: commandId, order_no: command.orderNo, ...body },
+        details: { name, params, command_id: commandId, order_no: command.orderNo },
       }),
     ])
     return { command_id: commandId, order_no: command.orderNo, state: isDone ? 'acked' : 'queued' }
@@ -496,7 +492,7 @@ function socketOf(protocol: Protocol, socket: number | undefined): number {
 function tariffOf(json: unknown, isGiven: boolean): Tariff {
   const tariff = parseTariff(json)
   if (!isTariffProblem(tariff)) return tariff
-  const details = { reason: 'tariff_invalid', field: `tariff.${tariff.at}`, problem: tariff.problem }
+  const details = { reason: 'tariff_invalid', field: tariff.at.startsWith('tariff') ? tariff.at : `tariff.${tariff.at}`, problem: tariff.problem }
   throw isGiven
     ? new HttpError('INVALID_ARGUMENT', `tariff: ${tariff.at}: ${tariff.problem}`, details)
     : new HttpError('FAILED_PRECONDITION', `tariff of the device: ${tariff.at}: ${tariff.problem}`, details)
@@ -531,7 +527,9 @@ function planned<P extends object>(plan: P | Refusal): P {
 
 /** The same for the same request, whatever the order of its keys. */
 export function digestOf(route: string, deviceId: string, body: object): string {
-  return createHash('sha256').update(`${route}\n${deviceId}\n${canonical(body)}`).digest('hex')
+  return createHash('sha256')
+    .update(`${route}\n${deviceId}\n${canonical(body)}`)
+    .digest('hex')
 }
 
 function canonical(value: unknown): string {
@@ -541,6 +539,10 @@ function canonical(value: unknown): string {
   entries.sort(([one], [other]) => (one < other ? -1 : 1))
   return `{${entries.map(([name, item]) => `${JSON.stringify(name)}:${canonical(item)}`).join(',')}}`
 }
+
+/** Keys of cards are for the device only; `wire` holds them until the command is gone. */
+const withoutSecrets = (params: Readonly<Record<string, unknown>>) =>
+  Object.fromEntries(Object.entries(params).map(([name, value]) => [name, name.includes('password') ? '***' : value]))
 
 // ---- what the tables know -----------------------------------------------------------------------------------------
 

@@ -75,8 +75,8 @@ function portReading(
     reading.energyRaw = energyRaw
     reading.energyWh = energyRaw * profile.energyWhPerRaw
   }
-  if (typeof minutesMin === 'number') reading.durationS = minutesMin * 60
-  if (typeof businessNo === 'number') reading.businessNo = businessNo
+  if (isTwoBytes(minutesMin)) reading.durationS = minutesMin * 60
+  if (isTwoBytes(businessNo)) reading.businessNo = businessNo
   if (typeof tempC === 'number') reading.temperatureC = tempC
   if (reading.state === 'fault') reading.fault = faultOf(stateRaw)
   return reading
@@ -128,7 +128,7 @@ export function settlementOf(fields: Fields, memory: DeviceMemory, extras: Settl
     order: orderRef(socket, wirePort, businessNo),
     origin: originOf(memory, socket, wirePort, businessNo),
     startModeRaw: START_MODE_UNSAID,
-    durationS: numberOr(fields['minutesMin'], 0) * 60,
+    durationS: isTwoBytes(fields['minutesMin']) ? fields['minutesMin'] * 60 : 0,
     energyWh: energyRaw * profile.energyWhPerRaw,
     energyRaw,
     maxPowerW: Math.max(numberOr(fields['powerDw'], 0), settlePowerDw) / 10,
@@ -137,6 +137,11 @@ export function settlementOf(fields: Fields, memory: DeviceMemory, extras: Settl
     businessNo,
     ...said,
   }
+}
+
+/** As wide as the table has minutes, fees and business numbers; what came wider is no such value. */
+export function isTwoBytes(value: unknown): value is number {
+  return typeof value === 'number' && value <= 0xffff
 }
 
 /** Keys of a payload may come wider than the table has them; what exceeds 31 bits is no value of ours and no column's. */

@@ -6,7 +6,7 @@ import { type DeviceMemory, type Fields, PayloadError } from '../../../codec/pro
 import { decodePayload, encodePayload, KEY_BYTES, type PayloadShape } from '../entries.ts'
 import { CODE_PAYLOAD } from '../frame.ts'
 import { profileOf } from '../profile.ts'
-import { factsOfSockets, numberOr, START_MODE_UNSAID, settlementOf } from '../readings.ts'
+import { factsOfSockets, isTwoBytes, numberOr, START_MODE_UNSAID, settlementOf } from '../readings.ts'
 import { beijingMs } from '../shapes.ts'
 import { faultOf, portStateOf } from '../status.ts'
 import { ACK_WITHIN_MS } from './network.ts'
@@ -96,13 +96,19 @@ function feeSettlement(bkv: Fields, memory: DeviceMemory): Fact {
   const endedMs = beijingMs(bkv['endTimeBcd'])
   const reasonRaw = bkv['endReason']
   const reason = typeof reasonRaw === 'number' ? profileOf(memory).endReasonByKey2F[reasonRaw] : undefined
-  const isPriced = bkv['electricityFeeFen'] !== undefined || bkv['serviceFeeFen'] !== undefined
+  const { electricityFeeFen, serviceFeeFen } = bkv
+  const isPriced = isTwoBytes(electricityFeeFen) || isTwoBytes(serviceFeeFen)
   return settlementOf(bkv, memory, {
     startModeRaw: numberOr(bkv['mode'], START_MODE_UNSAID),
     ...(typeof reasonRaw === 'number' && reasonRaw <= 0xff ? { endReasonRaw: reasonRaw } : {}),
     ...(reason === undefined ? {} : { endReason: reason }),
     ...(endedMs === undefined ? {} : { endedMs }),
-    ...(isPriced ? { deviceAmountFen: numberOr(bkv['electricityFeeFen'], 0) + numberOr(bkv['serviceFeeFen'], 0) } : {}),
+    ...(isPriced
+      ? {
+          deviceAmountFen:
+            (isTwoBytes(electricityFeeFen) ? electricityFeeFen : 0) + (isTwoBytes(serviceFeeFen) ? serviceFeeFen : 0),
+        }
+      : {}),
   })
 }
 
@@ -174,8 +180,16 @@ export const feeControlResult = uplink({
 
 /** Outcome of a 0x1000 command: key 0F, 1 ok, 0 error. Nothing is said without it. */
 function ackFacts(downlinkName: string, bkv: Fields): Fact[] {
-  const { ack: raw, socket, port, businessNo } = bkv
-  if (typeof raw !== 'number') return []
+  const raw = numberOr(bkv['ack'], UNSAID)
+  if (raw === UNSAID) return []
+  // unpublished answers may carry any width: what is no byte or no business number is left out
+  const said = (name: string, max: number) => {
+    const value = numberOr(bkv[name], UNSAID)
+    return value > max ? UNSAID : value
+  }
+  const socket = said('socket', 0xff)
+  const port = said('port', 0xff)
+  const businessNo = said('businessNo', 0xffff)
   return [
     {
       fact: 'result',
@@ -183,12 +197,14 @@ function ackFacts(downlinkName: string, bkv: Fields): Fact[] {
       raw,
       ok: raw === 1,
       reason: raw === 1 ? 'ok' : 'failed',
-      ...(typeof socket === 'number' ? { socket } : {}),
-      ...(typeof port === 'number' ? { port: port + 1 } : {}),
-      ...(typeof businessNo === 'number' ? { businessNo } : {}),
+      ...(socket === UNSAID ? {} : { socket }),
+      ...(port === UNSAID ? {} : { port: port + 1 }),
+      ...(businessNo === UNSAID ? {} : { businessNo }),
     },
   ]
 }
+
+const UNSAID = -1
 
 /** Reasons are unpublished (08 appears unexplained in the guide): raw values are passed on. */
 export const exceptionReport = uplink({
