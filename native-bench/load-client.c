@@ -3,7 +3,8 @@
  * one in flight. Every reply is compared byte for byte. One thread.
  *
  *   build/load-client PORT CONNECTIONS WARMUP_S SECONDS
- * prints "measuring" when the warm-up is over and one JSON object at the end of the measured time.
+ * prints "measuring" when the warm-up is over and one JSON object at the end of the measured time; storm_ms in it is the
+ * time from the first connect to the moment when every connection had its first reply, -1 when that never came.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -28,12 +29,16 @@ struct connection {
   uint16_t message;
   uint16_t held;
   uint64_t sent_ns;
+  int is_answered;
   uint8_t bytes[BUFFER];
 };
 
 static uint32_t micros[MICROS_MAX];
 static uint64_t replies, mismatches, others, closed;
 static int is_measuring;
+/* Connections that had no reply yet, and when the last of them got one. */
+static int unanswered;
+static uint64_t all_answered_ns;
 
 static uint64_t now_ns(void) {
   struct timespec time;
@@ -84,6 +89,10 @@ static void check(struct connection *connection, const uint8_t *frame, int bytes
   if (bytes != REPLY_BYTES || memcmp(frame, expected, REPLY_BYTES)) {
     mismatches++;
     return;
+  }
+  if (!connection->is_answered) {
+    connection->is_answered = 1;
+    if (--unanswered == 0) all_answered_ns = now_ns();
   }
   if (is_measuring) {
     uint64_t took = (now_ns() - connection->sent_ns) / 1000;
@@ -140,6 +149,8 @@ int main(int argc, char **argv) {
   struct connection *connections = calloc((size_t)count, sizeof *connections);
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1]))};
   inet_pton(AF_INET, "127.0.0.1", &address.sin_addr);
+  uint64_t storm_ns = now_ns();
+  unanswered = count;
   for (int index = 0; index < count; index++) {
     struct connection *connection = connections + index;
     connection->id = 0x04200000u + (uint32_t)index;
@@ -154,8 +165,8 @@ int main(int argc, char **argv) {
     if (send(connection->fd, iccid, 20, MSG_NOSIGNAL) != 20) return 1;
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = connection};
     epoll_ctl(set, EPOLL_CTL_ADD, connection->fd, &event);
+    beat(connection);
   }
-  for (int index = 0; index < count; index++) beat(connections + index);
   uint64_t start = now_ns(), measure_at = start + (uint64_t)(warmup_s * 1e9), end = measure_at + (uint64_t)(seconds * 1e9);
   struct epoll_event events[EVENTS_MAX];
   for (;;) {
@@ -172,8 +183,9 @@ int main(int argc, char **argv) {
   }
   double took_s = (double)(now_ns() - measure_at) / 1e9;
   printf("{\"replies\":%llu,\"seconds\":%.3f,\"msgs_per_s\":%.0f,\"p50_us\":%.0f,\"p99_us\":%.0f,\"mismatches\":%llu,"
-         "\"other_frames\":%llu,\"closed\":%llu}\n",
+         "\"other_frames\":%llu,\"closed\":%llu,\"storm_ms\":%.0f}\n",
          (unsigned long long)replies, took_s, (double)replies / took_s, percentile_us(0.5), percentile_us(0.99),
-         (unsigned long long)mismatches, (unsigned long long)others, (unsigned long long)closed);
+         (unsigned long long)mismatches, (unsigned long long)others, (unsigned long long)closed,
+         all_answered_ns ? (double)(all_answered_ns - storm_ns) / 1e6 : -1.0);
   return 0;
 }

@@ -1,9 +1,10 @@
 /**
- * `npm run bench:net`: the same heartbeats against the plain net server, the C epoll server and the gateway, in turn
+ * `npm run bench:net`: the same heartbeats against the plain net server, the C epoll server and the gateway on
+ * both its socket drivers, in turn
  * and in a turning order, so that a slow minute of the machine hits all alike. What counts are medians of ratios inside
  * a round, and CPU per message (user + system of the whole process tree, `/proc/PID/stat`) before messages per second.
  *
- *   node native-bench/net.ts [--rounds 5] [--seconds 3] [--connections 500] [--json FILE] [--skip gateway]
+ *   node native-bench/net.ts [--rounds 5] [--seconds 3] [--connections 500] [--json FILE] [--skip gateway-net]
  *
  * Linux and a C compiler are needed: the load client is C, and no figure is given without it.
  */
@@ -36,6 +37,10 @@ interface Reading {
   readonly p50Us: number
   readonly p99Us: number
   readonly cpuUsPerMsg: number
+  /** Connections that were opened and got their first reply, per second. */
+  readonly stormPerS: number
+  /** Growth of the server's own process from no connection to all of them. */
+  readonly rssBytesPerConnection: number
   readonly mismatches: number
   readonly closed: number
 }
@@ -78,15 +83,18 @@ async function main(): Promise<number> {
     if (!values.skip.includes('plain')) contestants.push(await startPlain(isPinned))
     const epoll = values.skip.includes('epoll') ? undefined : compile('epoll-server')
     if (epoll !== undefined) contestants.push(await startEpoll(epoll, isPinned))
-    if (!values.skip.includes('gateway')) contestants.push(await startGateway(isPinned))
+    for (const driver of ['net', 'epoll'] as const)
+      if (!values.skip.includes('gateway') && !values.skip.includes(`gateway-${driver}`))
+        contestants.push(await startGateway(driver, isPinned))
     for (let round = 0; round < options.rounds; round++) {
       for (let turn = 0; turn < contestants.length; turn++) {
         const contestant = contestants[(round + turn) % contestants.length] as Contestant
         const reading = await measure(contestant, client, isPinned)
         readings.set(contestant.name, [...(readings.get(contestant.name) ?? []), reading])
         say(
-          `round ${round + 1} ${contestant.name.padEnd(8)} ${String(reading.msgsPerS).padStart(7)} msgs/s  ` +
-            `p50 ${reading.p50Us} us  p99 ${reading.p99Us} us  ${reading.cpuUsPerMsg.toFixed(1)} us CPU/msg` +
+          `round ${round + 1} ${contestant.name.padEnd(13)} ${String(reading.msgsPerS).padStart(7)} msgs/s  ` +
+            `p50 ${reading.p50Us} us  p99 ${reading.p99Us} us  ${reading.cpuUsPerMsg.toFixed(1)} us CPU/msg  ` +
+            `storm ${reading.stormPerS}/s  ${reading.rssBytesPerConnection} B/connection` +
             (reading.mismatches + reading.closed > 0
               ? `  ${reading.mismatches} MISMATCHED, ${reading.closed} CLOSED`
               : ''),
@@ -117,6 +125,9 @@ function summarise(readings: ReadonlyMap<string, readonly Reading[]>): object[] 
     cpu_us_per_msg: twoDigits(median(all.map((one) => one.cpuUsPerMsg))),
     p50_us: median(all.map((one) => one.p50Us)),
     p99_us: median(all.map((one) => one.p99Us)),
+    storm_per_s: median(all.map((one) => one.stormPerS)),
+    // later rounds find memory that earlier ones made
+    rss_bytes_per_connection_first: (all[0] as Reading).rssBytesPerConnection,
     speed_to_plain: ratio(all, readings.get('plain'), 'msgsPerS'),
     speed_to_epoll: ratio(all, readings.get('epoll'), 'msgsPerS'),
     cpu_to_plain: ratio(all, readings.get('plain'), 'cpuUsPerMsg'),
@@ -137,7 +148,7 @@ async function startEpoll(program: string, isPinned: boolean): Promise<Contestan
 }
 
 /** The whole gateway on a database of its own, one session thread. */
-async function startGateway(isPinned: boolean): Promise<Contestant> {
+async function startGateway(driver: 'net' | 'epoll', isPinned: boolean): Promise<Contestant> {
   const dataDir = mkdtempSync(join(tmpdir(), 'pilegate-bench-'))
   // as root the embedded database runs as another user, who has to get in
   chmodSync(dataDir, 0o711)
@@ -148,6 +159,7 @@ async function startGateway(isPinned: boolean): Promise<Contestant> {
     TCP_PORT: String(port),
     HTTP_PORT: String(httpPort),
     SHARDS: '1',
+    SOCKET_DRIVER: driver,
     LOG_LEVEL: 'error',
   })
   child.stdout?.resume()
@@ -161,7 +173,7 @@ async function startGateway(isPinned: boolean): Promise<Contestant> {
       (answer) => answer.status === 200,
       () => false,
     )
-    if (isReady) return { name: 'gateway', child, port, stop: stopAll }
+    if (isReady) return { name: `gateway-${driver}`, child, port, stop: stopAll }
     await new Promise((resolve) => setTimeout(resolve, 200))
   }
   await stopAll()
@@ -222,12 +234,17 @@ async function freePort(): Promise<number> {
 
 async function measure(contestant: Contestant, client: string, isPinned: boolean): Promise<Reading> {
   const args = [String(contestant.port), String(options.connections), '1', String(options.seconds)]
+  const rssBeforeBytes = rssBytesOf(contestant.child.pid as number)
   const load = start([client, ...args], isPinned ? '0' : undefined)
   const pid = contestant.child.pid as number
   let cpuBeforeUs = 0
+  let rssBytes = 0
   let reading: Reading | undefined
   for await (const line of createInterface({ input: load.stdout as NodeJS.ReadableStream })) {
-    if (line === 'measuring') cpuBeforeUs = cpuUsOfTree(pid)
+    if (line === 'measuring') {
+      cpuBeforeUs = cpuUsOfTree(pid)
+      rssBytes = rssBytesOf(pid) - rssBeforeBytes
+    }
     else if (line.startsWith('{')) {
       const cpuUs = cpuUsOfTree(pid) - cpuBeforeUs
       const told = JSON.parse(line) as Record<string, number>
@@ -237,6 +254,8 @@ async function measure(contestant: Contestant, client: string, isPinned: boolean
         p50Us: told['p50_us'] as number,
         p99Us: told['p99_us'] as number,
         cpuUsPerMsg: replies === 0 ? Number.NaN : cpuUs / replies,
+        stormPerS: Math.round((options.connections / (told['storm_ms'] as number)) * 1_000),
+        rssBytesPerConnection: Math.round(rssBytes / options.connections),
         mismatches: told['mismatches'] as number,
         closed: told['closed'] as number,
       }
@@ -272,6 +291,12 @@ function cpuUsOfTree(pid: number): number {
     open.push(...(children.get(next) ?? []))
   }
   return (sum / TICKS_PER_S) * 1e6
+}
+
+/** Of the process itself, without its children (the gateway's database is one). */
+function rssBytesOf(pid: number): number {
+  const [, kilobytes] = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? []
+  return Number(kilobytes) * 1_024
 }
 
 function ticksPerS(): number {

@@ -137,9 +137,9 @@ const KEYS = {
   ),
   commandsPerDeviceMax: count(64, 1, 10_000, 'commands', 'the same for one device'),
   commandExpiryMs: ms(60_000, 1_000, 604_800_000, 'when a command expires that does not say it itself'),
-  rateLimitPerKeyPerS: count(100, 1, 1_000_000, 'per s', 'command requests of one API key; twice as many at once'),
+  rateLimitPerKeyPerS: count(5_000, 1, 1_000_000, 'per s', 'command requests of one API key; twice as many at once'),
   rateLimitPerDevicePerS: count(5, 1, 1_000_000, 'per s', 'new commands to one device; twice as many at once'),
-  rateLimitFleetPerS: count(2_000, 1, 1_000_000, 'per s', 'command requests over all devices; twice as many at once'),
+  rateLimitFleetPerS: count(10_000, 1, 1_000_000, 'per s', 'command requests over all devices; twice as many at once'),
   retentionDaysCmdLog: days(30, 'rows of cmd_log'),
   retentionDaysPortSamples: days(90, 'rows of port_samples'),
   retentionDaysDead: days(30, 'dead commands and deliveries, and what was put aside'),
@@ -166,8 +166,58 @@ const KEYS = {
   ),
   cardLookupTimeoutMs: ms(2_000, 50, 60_000, 'a card question without an answer by then stays unanswered'),
   record: choice(['all', 'errors', 'off'], 'off', 'which frames are kept as bytes under DATA_DIR/frames'),
-  recordBytesMax: count(4_294_967_296, 134_217_728, 1_099_511_627_776, 'bytes', 'recorded bytes kept, over all shards; the oldest segments go first'),
-  socketDriver: choice(['net'], 'net', 'how session threads move socket bytes'),
+  recordBytesMax: count(
+    4_294_967_296,
+    134_217_728,
+    1_099_511_627_776,
+    'bytes',
+    'recorded bytes kept, over all shards; the oldest segments go first',
+  ),
+  wsSubscribersMax: count(2_000, 1, 100_000, 'connections', 'WebSocket subscribers; one more is refused'),
+  wsBackpressureBytesMax: count(
+    262_144,
+    16_384,
+    67_108_864,
+    'bytes',
+    'a WebSocket subscriber that lets more than this wait unread is told so and closed',
+  ),
+  webhookTimeoutMs: ms(5_000, 50, 60_000, 'a webhook receiver that has not answered by then has failed'),
+  webhookConcurrency: count(8, 1, 256, 'requests', 'webhook requests under way to one endpoint'),
+  webhookRetryScheduleS: {
+    schema: z
+      .string()
+      .regex(/^\d{1,6}(?:\.\d{1,3})?(?:,\d{1,6}(?:\.\d{1,3})?){0,49}$/)
+      .transform((list): readonly number[] => list.split(',').map(Number)),
+    initial: () => '1,5,30,120,600,3600,10800,21600,43200',
+    unit: 's',
+    rule: 'comma list of 1 to 50 delays in seconds',
+    meaning: 'when a failed webhook delivery is tried again, each ± 20 %; one more failure and it is dead',
+  },
+  webhookDisableAfterMs: ms(
+    259_200_000,
+    1_000,
+    2_592_000_000,
+    'a webhook endpoint without a success for this long is stopped',
+  ),
+  webhookAllowPrivate: {
+    schema: z.union([z.boolean(), z.enum(['true', 'false']).transform((text) => text === 'true')]),
+    initial: () => false,
+    unit: 'true or false',
+    rule: 'true or false',
+    meaning: 'webhooks may go to private, loopback and link-local addresses',
+  },
+  webhookAllowedHosts: {
+    schema: z
+      .string()
+      .regex(/^[0-9A-Za-z.:_,-]{0,4096}$/)
+      .transform((text): readonly string[] => text.toLowerCase().split(',').filter((host) => host !== '')),
+    initial: () => '',
+    initialText: 'none',
+    unit: 'list',
+    rule: 'comma list of host names and addresses, without brackets or ports',
+    meaning: 'hosts webhooks may go to wherever they lead',
+  },
+  socketDriver: choice(['auto', 'epoll', 'net'], 'auto', 'how sockets are moved; auto: epoll where it loads, else net'),
 } as const satisfies Record<string, Key<z.ZodType>>
 
 export type ConfigKey = keyof typeof KEYS

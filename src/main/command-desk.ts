@@ -74,6 +74,7 @@ export class CommandDesk {
   readonly #cancels = new Map<number, (isCancelled: boolean) => void>()
   /** Latest message id the database knew, asked once per device and start. */
   readonly #lastMessageId = new Map<number, number | null>()
+  readonly #lookups = new Map<number, Promise<void>>()
   #questionId = 0
   #timer: NodeJS.Timeout | undefined
 
@@ -112,6 +113,7 @@ export class CommandDesk {
   }
 
   #take(command: StoredCommand, attempts: number, messageId: number | undefined): void {
+    if (this.#live.has(command.commandId)) return
     const found = parseAnyDeviceId(command.deviceId)
     if (found === undefined) throw new Error(`command ${command.commandId} for no device of ours: ${command.deviceId}`)
     const key = deviceKeyOf(found.protocol, found.deviceNo)
@@ -120,24 +122,36 @@ export class CommandDesk {
     const ofDevice = this.#byDevice.get(key) ?? new Set()
     this.#byDevice.set(key, ofDevice.add(live))
     this.#options.onHeld(1)
-    void this.#give(live)
+    void this.#giveAll(live.deviceKey, live.deviceId)
   }
 
-  /** Gives a held command to the shard that speaks for its device, if one does. */
-  async #give(live: Live): Promise<void> {
-    if (!this.#lastMessageId.has(live.deviceKey)) {
-      this.#lastMessageId.set(live.deviceKey, null)
-      try {
-        const [row] = await this.#options.sql<{ message_id: number }[]>`
-          select message_id from outbound_queue
-          where device_id = ${live.deviceId} and message_id is not null order by sent_at desc nulls last limit 1`
-        if (row !== undefined) this.#lastMessageId.set(live.deviceKey, row.message_id)
-      } catch {
-        // the database is away: the session's own memory decides
-        this.#lastMessageId.delete(live.deviceKey)
+  /** Gives everything held for a device to the shard that speaks for it, if one does, in order of arrival. */
+  async #giveAll(deviceKey: number, deviceId: string): Promise<void> {
+    if (!this.#lastMessageId.has(deviceKey)) {
+      // one question for all who wait: nobody may overtake the one that asked
+      let lookup = this.#lookups.get(deviceKey)
+      if (lookup === undefined) {
+        lookup = this.#lookUpMessageId(deviceKey, deviceId)
+        this.#lookups.set(deviceKey, lookup)
       }
+      await lookup
+      this.#lookups.delete(deviceKey)
     }
-    if (live.state !== 'held' || !this.#live.has(live.commandId)) return
+    for (const live of this.#byDevice.get(deviceKey) ?? []) if (live.state === 'held') this.#give(live)
+  }
+
+  async #lookUpMessageId(deviceKey: number, deviceId: string): Promise<void> {
+    try {
+      const [row] = await this.#options.sql<{ message_id: number }[]>`
+        select message_id from outbound_queue
+        where device_id = ${deviceId} and message_id is not null order by sent_at desc nulls last limit 1`
+      this.#lastMessageId.set(deviceKey, row?.message_id ?? null)
+    } catch {
+      // the database is away: the session's own memory decides, and the next command asks again
+    }
+  }
+
+  #give(live: Live): void {
     const claim = this.#options.directory.look(live.deviceKey)
     if (claim === undefined || !claim.isOnline) return
     const mailbox = this.#options.mailboxes[claim.shard]!
@@ -165,7 +179,10 @@ export class CommandDesk {
 
   /** A device has a session again: what waits for it goes, in order of arrival. */
   deviceOnline(deviceKey: number): void {
-    for (const live of this.#byDevice.get(deviceKey) ?? []) if (live.state === 'held') void this.#give(live)
+    for (const { deviceId } of this.#byDevice.get(deviceKey) ?? []) {
+      void this.#giveAll(deviceKey, deviceId)
+      return
+    }
   }
 
   /** A shard could not finish a command: its device is not there any more. */
@@ -176,7 +193,7 @@ export class CommandDesk {
     live.attempts = Math.max(live.attempts, attempts)
     live.messageId = messageId ?? live.messageId
     this.#options.onHeld(1)
-    void this.#give(live)
+    void this.#giveAll(live.deviceKey, live.deviceId)
   }
 
   /** A session thread died: what it had is given to whoever speaks for the devices next. */
@@ -272,7 +289,7 @@ export class CommandDesk {
     const nowMs = this.#options.now()
     for (const live of this.#live.values()) {
       if (live.state !== 'held') continue
-      if (live.expiresMs > nowMs) void this.#give(live)
+      if (live.expiresMs > nowMs) void this.#giveAll(live.deviceKey, live.deviceId)
       else if (live.attempts > 0) void this.#endHeld(live, COMMAND_STATUS.dead, 'connection_lost')
       else void this.#endHeld(live, COMMAND_STATUS.expired, 'expired')
     }

@@ -18,6 +18,9 @@ import { allocateOutbox, OutboxConsumer, OutboxProducer } from '../shared/outbox
 import { createAdmin } from './admin/admin.ts'
 import { commandRoutes } from './admin/routes/commands.ts'
 import { evidenceRoutes } from './admin/routes/evidence.ts'
+import { eventRoutes } from './admin/routes/events.ts'
+import { webhookRoutes } from './admin/routes/webhooks.ts'
+import { chargeByCard } from './swipes.ts'
 import { answerCard } from './cards.ts'
 import { CommandDesk } from './command-desk.ts'
 import { CommandService } from './commands/service.ts'
@@ -30,7 +33,12 @@ import { migrate } from './database/migrate.ts'
 import { EvidenceKeeper } from './evidence.ts'
 import { closeLog, createLog, releaseLog } from './log.ts'
 import { Maintenance } from './maintenance.ts'
+import { createFigures } from './push/figures.ts'
+import { PushHub } from './push/hub.ts'
+import { EventStream } from './push/stream.ts'
+import { Limits } from './limits.ts'
 import { LaneRelay } from './relay.ts'
+import { RelayThread } from './relay-thread.ts'
 import { createScrape } from './scrape.ts'
 import { Spool } from './spool.ts'
 import { Supervisor } from './supervisor.ts'
@@ -47,8 +55,13 @@ const MAILBOX_BYTES = 262_144
 /** Everything must be down within 15 s (contract 1); each step has its share. */
 const DRAIN_MS = 4_000
 const FLUSH_MS = 5_000
+/** Reports of charging ports come every five minutes; a limit should not wait for another one. */
+const LIMITS_EVERY_MS = 5_000
 /** A database that takes longer for nothing stands still. */
 const PROBE_MS_MAX = 2_000
+/** Webhooks of other processes and of the spool: main wakes the relay for its own. */
+const WEBHOOK_POLL_MS = 500
+const WEBHOOK_DRAIN_MS = 2_000
 /** From the signal to the last moment the database may take to stop. */
 const STOP_MS_MAX = 12_000
 
@@ -99,7 +112,8 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   await maintenance.prepare()
 
   // 3. shared memory
-  const threads = ['main', 'acceptor', ...Array.from({ length: config.shards }, (_, shard) => `session-${shard}`)]
+  const sessions = Array.from({ length: config.shards }, (_, shard) => `session-${shard}`)
+  const threads = ['main', 'acceptor', ...sessions, 'relay']
   const countersMemory = allocateCounters(threads, metricsVocabulary(PROTOCOLS))
   const counters = openCounters(countersMemory, 0)
   const directoryMemory = allocateDirectory(config.devicesMax, generation)
@@ -157,19 +171,67 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
         ...common,
         lane: 'ledger',
         consumer: ledger,
-        onDurable: (position, rejected) => supervisor.tellShard(shard, { kind: 'durable', position, rejected }),
+        onDurable: (position, rejected) => {
+          supervisor.tellShard(shard, { kind: 'durable', position, rejected })
+          stream.wake()
+          webhooks.wake()
+        },
       }),
       history: new LaneRelay({
         ...common,
         lane: 'history',
         consumer: history,
-        onDurable: () => {},
+        onDurable: () => {
+          stream.wake()
+          webhooks.wake()
+        },
         spill: (span) => spool.spill(shard, span, () => relays.history.pump()),
         isSpooling: () => spool.isSpooling(shard),
       }),
     }
     return { ledger, history, relays }
   })
+  const wsSubscribers = counters.gauge('ws_subscribers')
+  const wsDropped = counters.counter('ws_dropped_total')
+  const stream: EventStream = new EventStream({
+    sql,
+    onEvents: (events) => hub.tell(events),
+    onTrouble: (error) =>
+      log.warn({ event: 'stream.failed', err: error, msg: 'events table could not be asked; subscribers wait' }),
+  })
+  const hub: PushHub = new PushHub({
+    stream,
+    figures: createFigures({
+      counters: countersMemory,
+      rowsPending: () =>
+        lanes.reduce((sum, { relays }) => sum + relays.ledger.rowsPending + relays.history.rowsPending, 0),
+      monoNow: () => performance.now(),
+    }),
+    bufferedBytesMax: config.wsBackpressureBytesMax,
+    subscribersMax: config.wsSubscribersMax,
+    onSubscribers: (change) => counters.add(wsSubscribers, change),
+    onDropped: (frames) => counters.add(wsDropped, frames),
+    onCut: (keyId) => log.warn({ event: 'subscriber.cut', keyId, msg: 'a WebSocket subscriber could not keep up' }),
+  })
+  const guard = { allowPrivate: config.webhookAllowPrivate, allowedHosts: config.webhookAllowedHosts }
+  const webhooks = new RelayThread(
+    {
+      // what this gateway held when it was killed is found again by whoever has its data
+      name: `${hostname()}:${dataDir}`,
+      databaseUrl,
+      timeoutMs: config.webhookTimeoutMs,
+      concurrency: config.webhookConcurrency,
+      scheduleMs: config.webhookRetryScheduleS.map((seconds) => seconds * 1_000),
+      disableAfterMs: config.webhookDisableAfterMs,
+      retentionDays: config.retentionDaysDead,
+      pollMs: WEBHOOK_POLL_MS,
+      guard,
+      counters: countersMemory,
+      countersThread: threads.indexOf('relay'),
+      log: logOptions,
+    },
+    log,
+  )
   spool.drainAll()
   const mailboxMemories = Array.from({ length: config.shards }, () => allocateOutbox(MAILBOX_BYTES))
   const mailboxes = mailboxMemories.map((memory) => new OutboxProducer(memory))
@@ -205,7 +267,10 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
             log.warn({ event: 'card.unanswered', err: error, msg: 'cards table could not be asked' })
             return undefined
           })
-          .then((answer) => supervisor.tellShard(shard, { kind: 'card', questionId, answer }))
+          .then((answer) => {
+            supervisor.tellShard(shard, { kind: 'card', questionId, answer })
+            if (answer !== undefined) void chargeByCard({ sql, log, commands }, message.question, answer)
+          })
         return
       }
       case 'supersede':
@@ -228,6 +293,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   }
   const supervisor: Supervisor = new Supervisor({
     shards: config.shards,
+    socketDriver: config.socketDriver,
     log,
     gate,
     sessionOptions: (shard) => ({
@@ -340,7 +406,10 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     renderMetrics: () => scrape.render(),
     observeRequest: scrape.observeRequest,
     now: Date.now,
+    push: hub,
     moreRoutes: [
+      ...eventRoutes({ sql }),
+      ...webhookRoutes({ sql, guard, wake: () => webhooks.wake() }),
       ...commandRoutes({ sql, commands }),
       ...evidenceRoutes({ sql, framesDirectory: join(dataDir, 'frames'), now: Date.now }),
     ],
@@ -352,6 +421,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   await supervisor.startAcceptor()
   maintenance.start()
   desk.start()
+  webhooks.start()
   if (waiting > 0) log.info({ event: 'commands.loaded', waiting, msg: 'commands of the last start are picked up' })
 
   const where = {
@@ -381,6 +451,8 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       log.info({ event: 'gateway.stopping', msg: 'stopping' })
       // nobody new; then what was read is answered, as far as the database lets it be
       await supervisor.stopAcceptor()
+      // deliveries under way end while the rest is flushed; new events go out after the next start
+      const webhooksStopped = webhooks.stop(WEBHOOK_DRAIN_MS)
       await supervisor.askAll('drain', 1_000)
       if (health.isHere) await Promise.all(lanes.map(({ relays }) => relays.ledger.idle(DRAIN_MS)))
       await supervisor.askAll('stop', 2_000)
@@ -402,9 +474,13 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       }
       health.stop()
       desk.stop()
+      limits.stop()
+      hub.close()
+      stream.stop()
       await admin.close()
       clearInterval(loopDelay)
       maintenance.stop()
+      await webhooksStopped
       await settledWithin(writers.close(), health.isHere ? 2_000 : 0)
       if (health.isHere) await settledWithin(endGeneration(sql, generation), 1_000)
       await Promise.all([probe.close(), sql.end({ timeout: 1 })])

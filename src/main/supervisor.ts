@@ -6,7 +6,9 @@
 import { MessageChannel, Worker } from 'node:worker_threads'
 import type { AcceptorOptions, FromAcceptor, ToAcceptor } from '../../workers/acceptor/messages.ts'
 import type { FromSession, SessionThreadOptions, ToSession } from '../../workers/session/messages.ts'
+import type { Config } from '../config/config.ts'
 import type { Gate } from '../shared/gate.ts'
+import { chooseSeats, type EpollSeats } from './epoll-seats.ts'
 import type { Log } from './log.ts'
 
 export interface ShardThread {
@@ -18,6 +20,7 @@ export interface ShardThread {
 
 export interface SupervisorOptions {
   readonly shards: number
+  readonly socketDriver: Config['socketDriver']
   readonly log: Log
   readonly gate: Gate
   /** What a new session thread is started with; asked again for every replacement. */
@@ -37,6 +40,8 @@ const STABLE_MS = 30_000
 export class Supervisor {
   readonly #options: SupervisorOptions
   readonly #threads: ShardThread[]
+  /** Undefined: sockets move by node:net. */
+  readonly #seats: EpollSeats | undefined
   #acceptor: Worker | undefined
   #isStopping = false
   #acceptorRestarts = 0
@@ -44,8 +49,10 @@ export class Supervisor {
   tcpPort = 0
   isListening = false
 
+  /** @throws when the socket driver asked for cannot be had */
   constructor(options: SupervisorOptions) {
     this.#options = options
+    this.#seats = chooseSeats(options.socketDriver, options.shards, options.log)
     this.#threads = Array.from({ length: options.shards }, (_, shard) => ({
       shard,
       worker: undefined,
@@ -71,7 +78,11 @@ export class Supervisor {
   async startAcceptor(): Promise<void> {
     const worker = new Worker(new URL('../../workers/acceptor/index.ts', import.meta.url), {
       // a replacement must come back on the port that devices know
-      workerData: { ...this.#options.acceptorOptions, port: this.tcpPort || this.#options.acceptorOptions.port },
+      workerData: {
+        ...this.#options.acceptorOptions,
+        port: this.tcpPort || this.#options.acceptorOptions.port,
+        ...(this.#seats !== undefined && { epoll: this.#seats.ofAcceptor() }),
+      } satisfies AcceptorOptions,
       name: 'acceptor',
     })
     this.#acceptor = worker
@@ -82,6 +93,7 @@ export class Supervisor {
       })
       worker.on('exit', () => {
         this.isListening = false
+        this.#seats?.acceptorEnded()
         reject(new Error('acceptor thread ended before it listened'))
         if (this.#isStopping || this.tcpPort === 0) return
         this.#acceptorRestarts++
@@ -100,9 +112,10 @@ export class Supervisor {
     for (const thread of this.#threads) if (thread.isReady) this.#connect(thread)
   }
 
-  /** A channel of their own for acceptor and session thread: a handover does not pass through main. */
+  /** A handover does not pass through main: acceptor and session thread have an epoll set or a channel of their own. */
   #connect(thread: ShardThread): void {
     if (this.#acceptor === undefined || thread.worker === undefined) return
+    if (this.#seats !== undefined) return
     const { port1, port2 } = new MessageChannel()
     this.#tellAcceptor({ kind: 'shardUp', shard: thread.shard, port: port1 })
     const toSession: ToSession = { kind: 'acceptor', port: port2 }
@@ -111,16 +124,21 @@ export class Supervisor {
 
   #tellAcceptor(message: ToAcceptor): void {
     this.#acceptor?.postMessage(message, message.kind === 'shardUp' ? [message.port] : [])
+    this.#seats?.wakeAcceptor()
   }
 
   tellShard(shard: number, message: ToSession): void {
     this.#threads[shard]?.worker?.postMessage(message)
+    this.#seats?.wakeShard(shard)
   }
 
   async #startShard(thread: ShardThread): Promise<void> {
     const { shard } = thread
     const worker = new Worker(new URL('../../workers/session/index.ts', import.meta.url), {
-      workerData: this.#options.sessionOptions(shard),
+      workerData: {
+        ...this.#options.sessionOptions(shard),
+        ...(this.#seats !== undefined && { epoll: this.#seats.ofShard(shard) }),
+      } satisfies SessionThreadOptions,
       name: `session-${shard}`,
     })
     const startedMonoMs = performance.now()
@@ -132,12 +150,14 @@ export class Supervisor {
       worker.on('exit', (code) => {
         thread.worker = undefined
         thread.isReady = false
+        const waiting = this.#seats?.shardEnded(shard) ?? 0
         reject(new Error(`session thread ${shard} ended with ${code} before it was ready`))
-        if (!this.#isStopping) this.#replace(thread, performance.now() - startedMonoMs)
+        if (!this.#isStopping) this.#replace(thread, performance.now() - startedMonoMs, waiting)
       })
       worker.on('message', (message: FromSession) => {
         if (message.kind === 'ready') {
           thread.isReady = true
+          this.#seats?.shardServed(shard)
           this.#connect(thread)
           resolve()
         }
@@ -146,14 +166,15 @@ export class Supervisor {
     })
   }
 
-  #replace(thread: ShardThread, livedMs: number): void {
+  /** @param waiting connections that were handed over and wait for the next thread */
+  #replace(thread: ShardThread, livedMs: number, waiting: number): void {
     const { shard } = thread
     if (livedMs > STABLE_MS) thread.restarts = 0
     const waitMs = Math.min(RESTART_MS_MIN * 2 ** thread.restarts, RESTART_MS_MAX)
     thread.restarts++
     this.#tellAcceptor({ kind: 'shardDown', shard })
     this.#options.onShardLost(shard)
-    this.#options.gate.endAll(shard)
+    this.#options.gate.endAll(shard, waiting)
     this.#options.log.error({ event: 'shard.replaced', shard, waitMs, msg: 'session thread died, starting another' })
     setTimeout(() => {
       if (!this.#isStopping) void this.#startShard(thread).catch(() => {})
@@ -173,7 +194,7 @@ export class Supervisor {
   /** Asks every session thread and waits for its answer. */
   async askAll(question: 'drain' | 'stop', withinMs: number): Promise<void> {
     await Promise.all(
-      this.#threads.map(async ({ worker }) => {
+      this.#threads.map(async ({ shard, worker }) => {
         if (worker === undefined) return
         const answered = new Promise<void>((resolve) => {
           worker.on('message', (message: FromSession) => {
@@ -183,9 +204,11 @@ export class Supervisor {
         })
         const message: ToSession = { kind: question }
         worker.postMessage(message)
+        this.#seats?.wakeShard(shard)
         await within(answered, withinMs, () => (question === 'stop' ? worker.terminate() : undefined))
       }),
     )
+    if (question === 'stop') this.#seats?.close()
   }
 }
 

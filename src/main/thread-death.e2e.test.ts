@@ -69,9 +69,11 @@ before(async () => {
 })
 after(async () => {
   closeClients()
-  const unflushed = await gateway.stop()
+  // a gateway that hangs after a failed test must not hang the run
+  const unflushed = await Promise.race([gateway.stop(), sleep(15_000, ['stop takes more than 15 s'], { ref: false })])
   await database.close()
   rmSync(dataDir, { recursive: true, force: true })
+  if (unflushed.length > 0) setTimeout(() => process.exit(1), 1_000)
   assert.deepEqual(unflushed, [])
 })
 

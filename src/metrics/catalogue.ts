@@ -33,6 +33,8 @@ export const ROW_RESULTS = ['stored', 'repeated', 'fenced', 'put_aside', 'droppe
 export const SETTLEMENT_RESULTS = ['stored', 'repeated', 'contradicting', 'opaque', 'put_aside'] as const
 export const ORDER_OUTCOMES = ['started', 'settled'] as const
 export const IDENTIFY_FAILURES = ['identify_timeout', 'unknown_protocol'] as const
+/** What became of an attempt to deliver a webhook: failed is tried again; stopped: 410, and its endpoint with it. */
+export const WEBHOOK_RESULTS = ['delivered', 'failed', 'dead', 'stopped'] as const
 export const CARD_RESULTS = ['answered', 'unavailable', 'refused'] as const
 
 const REPLY_BOUNDS_S = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5]
@@ -236,6 +238,42 @@ export const METRICS = {
     help: 'Settlements received, by what became of them',
     labels: ['result'],
     combinations: () => each(SETTLEMENT_RESULTS),
+  },
+  ws_subscribers: {
+    from: 'threads',
+    type: 'gauge',
+    help: 'WebSocket subscribers',
+    labels: [],
+    combinations: () => [[]],
+  },
+  ws_dropped_total: {
+    from: 'threads',
+    type: 'counter',
+    help: 'Events that WebSocket subscribers did not get because they could not keep up and were closed',
+    labels: [],
+    combinations: () => [[]],
+  },
+  webhook_deliveries_total: {
+    from: 'threads',
+    type: 'counter',
+    help: 'Webhook attempts, by what became of the delivery; failed: tried again, stopped: its endpoint with it (410)',
+    labels: ['result'],
+    combinations: () => each(WEBHOOK_RESULTS),
+  },
+  webhook_seconds: {
+    from: 'threads',
+    type: 'histogram',
+    help: 'Webhook attempts, from the start to the answer',
+    labels: [],
+    combinations: () => [[]],
+    boundsS: REQUEST_BOUNDS_S,
+  },
+  webhook_pending: {
+    from: 'threads',
+    type: 'gauge',
+    help: 'Webhook deliveries that have not ended, counted every 5 s',
+    labels: [],
+    combinations: () => [[]],
   },
   http_request_seconds: {
     from: 'main',

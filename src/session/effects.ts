@@ -41,6 +41,9 @@ export interface CardQuestion {
   readonly questionId: number
   readonly deviceId: string
   readonly cardId: string
+  readonly socket: number
+  /** From 1; 0: only the balance is asked for, nothing is to be started. */
+  readonly port: number
 }
 
 /** What main needs to send a command again elsewhere. */

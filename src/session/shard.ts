@@ -176,6 +176,8 @@ export class Shard {
   readonly #visitor: UnitVisitor
   #now: Moment = { wallMs: 0, monoMs: 0 }
   #speaking: Connection | undefined
+  /** The swipe of the frame in hand. */
+  #swipe: { readonly cardId: string; readonly socket: number; readonly port: number } | undefined
 
   constructor(options: ShardOptions, directory: Directory, effects: Effects, now: Moment) {
     this.#options = options
@@ -582,8 +584,8 @@ export class Shard {
   }
 
   #askCard(session: Session, command: Uplink, reply: Exclude<Reply, 'none'>, fields: Fields, messageId: number): void {
-    const cardId = fields['cardIdHex']
-    if (this.#cards.size >= CARD_QUESTIONS_MAX || typeof cardId !== 'string') {
+    const swipe = this.#swipe
+    if (this.#cards.size >= CARD_QUESTIONS_MAX || swipe === undefined) {
       this.#effects.counts.cardLookup('refused')
       return
     }
@@ -600,7 +602,9 @@ export class Shard {
       receivedMonoMs: this.#now.monoMs,
       dueMonoMs: this.#now.monoMs + this.#options.cardLookupTimeoutMs,
     })
-    this.#effects.askCard({ questionId, deviceId: session.record.deviceId, cardId })
+    const { cardId, socket, port } = swipe
+    this.#swipe = undefined
+    this.#effects.askCard({ questionId, deviceId: session.record.deviceId, cardId, socket, port })
   }
 
   // ---- who speaks for a device ---------------------------------------------------------------------------------
@@ -878,9 +882,11 @@ export class Shard {
           },
         )
         return undefined
+      case 'cardSwiped':
+        this.#swipe = fact
+        return undefined
       // seen, logged with its bytes and counted; nothing else follows from these yet
       case 'heartbeat':
-      case 'cardSwiped':
       case 'slaveTypes':
       case 'upgradeRequested':
         return undefined

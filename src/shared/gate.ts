@@ -31,13 +31,17 @@ export class Gate {
   get open(): number {
     let open = 0
     for (let shard = 0; shard < this.shards; shard++)
-      open += (this.count(shard, 'handed') - this.count(shard, 'ended')) >>> 0
+      // a thread that died between closing and counting may have been counted twice: never below nothing
+      open += Math.max(0, (this.count(shard, 'handed') - this.count(shard, 'ended')) | 0)
     return open
   }
 
-  /** A session thread died with everything it was given. Thread: main, while no thread serves this shard. */
-  endAll(shard: number): void {
-    const handed = this.count(shard, 'handed') | 0
+  /**
+   * A session thread died with everything it was given. Thread: main, while no thread serves this shard.
+   * @param kept connections that were handed over, are open and wait for the next thread
+   */
+  endAll(shard: number, kept = 0): void {
+    const handed = (this.count(shard, 'handed') - kept) | 0
     Atomics.store(this.#words, this.#slot(shard, 'adopted'), handed)
     Atomics.store(this.#words, this.#slot(shard, 'ended'), handed)
   }

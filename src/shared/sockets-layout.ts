@@ -9,6 +9,8 @@ export const DOOR = {
   posts: { slot: 0, unit: 'count', writer: 'any' },
   /** 1: the thread blocks, or is about to; whoever takes the flag down owes it a write to its eventfd. */
   isAsleep: { slot: 16, unit: 'flag', writer: 'any' },
+  /** 1: a session thread serves this door's shard. */
+  isServed: { slot: 17, unit: 'flag', writer: 'main' },
 } as const
 export const DOOR_BYTES = 128
 

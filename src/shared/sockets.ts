@@ -66,6 +66,15 @@ export class Sockets {
     Atomics.store(this.#words, (door * DOOR_BYTES) / 4 + DOOR.isAsleep.slot, 0)
   }
 
+  /** Thread: main. */
+  setServed(door: number, isServed: boolean): void {
+    Atomics.store(this.#words, (door * DOOR_BYTES) / 4 + DOOR.isServed.slot, isServed ? 1 : 0)
+  }
+
+  isServed(door: number): boolean {
+    return Atomics.load(this.#words, (door * DOOR_BYTES) / 4 + DOOR.isServed.slot) === 1
+  }
+
   // ---- descriptors ---------------------------------------------------------------------------------------------
 
   #slot(descriptor: number): number {

@@ -1,6 +1,7 @@
 /**
- * `npm run fuzz -- [--protocol ap3000|bkv|all] [--frames N] [--seed S] [--only N] [--json]`: the codec fuzzer over N
- * damaged frames per protocol, or over one input alone, whose bytes it prints. Ends with 1 when a claim was broken.
+ * `npm run fuzz -- [--protocol ap3000|bkv|all] [--frames N] [--seconds T] [--seed S] [--only N] [--json]`: the codec
+ * fuzzer over N damaged frames per protocol, or as many as T seconds allow, or over one input alone, whose bytes it
+ * prints. Ends with 1 when a claim was broken.
  */
 import { parseArgs } from 'node:util'
 import { type FuzzReport, fuzz } from './fuzz.ts'
@@ -10,6 +11,7 @@ const { values } = parseArgs({
   options: {
     protocol: { type: 'string', default: 'all' },
     frames: { type: 'string', default: '1000000' },
+    seconds: { type: 'string' },
     seed: { type: 'string', default: '1' },
     only: { type: 'string' },
     json: { type: 'boolean', default: false },
@@ -30,22 +32,24 @@ if (names.length === 0) {
 }
 const seed = integer('seed', values.seed)
 const frames = integer('frames', values.frames)
+const seconds = values.seconds === undefined ? undefined : integer('seconds', values.seconds)
 const only = values.only === undefined ? undefined : integer('only', values.only)
 
-function tell({ protocol, counts, commands, failures, seconds }: FuzzReport): void {
-  const rate = Math.round(counts.frames / seconds)
+function tell({ protocol, counts, commands, failures, seconds: elapsedS }: FuzzReport): void {
+  const rate = Math.round(counts.frames / elapsedS)
   const neverDecoded = Object.keys(commands).filter((name) => commands[name] === 0)
   console.log(
-    `${protocol} seed ${seed}: ${counts.frames} frames in ${seconds.toFixed(1)} s (${rate}/s), ${failures.length} failures`,
+    `${protocol} seed ${seed}: ${counts.frames} frames in ${elapsedS.toFixed(1)} s (${rate}/s), ${failures.length} failures`,
   )
   console.log(
     `  ${Object.entries(counts)
       .map(([name, count]) => `${name} ${count}`)
       .join(', ')}`,
   )
-  console.log(
-    `  ${Object.keys(commands).length} commands, never decoded: ${neverDecoded.length === 0 ? 'none' : neverDecoded.join(', ')}`,
-  )
+  if (only === undefined)
+    console.log(
+      `  ${Object.keys(commands).length} commands, never decoded: ${neverDecoded.length === 0 ? 'none' : neverDecoded.join(', ')}`,
+    )
   for (const failure of failures) {
     console.log(`  FAILED ${failure.what}`)
     console.log(`    bytes ${failure.hex} (good frames from byte ${failure.goodFrom})`)
@@ -54,7 +58,13 @@ function tell({ protocol, counts, commands, failures, seconds }: FuzzReport): vo
 }
 
 for (const protocol of names) {
-  const report = fuzz({ protocol, seed, frames, ...(only === undefined ? {} : { only }) })
+  const report = fuzz({
+    protocol,
+    seed,
+    frames,
+    ...(only === undefined ? {} : { only }),
+    ...(seconds === undefined ? {} : { secondsMax: seconds }),
+  })
   if (only !== undefined && !values.json) {
     const { stream, goodAt, isLoggedIn, cuts } = inputOf(TARGETS[protocol], seed, only)
     console.log(`input ${only}: ${Buffer.from(stream).toString('hex')}`)

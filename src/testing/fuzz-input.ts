@@ -178,7 +178,7 @@ function encodedData(command: Uplink | Downlink, random: Random): Uint8Array | u
   if (sub !== undefined && code === 0x1000 && parameters.length === 0) return undefined
   const fields: Record<string, unknown> = {}
   for (const parameter of parameters)
-    if (!parameter.isOptional || random.chance(0.7)) fields[parameter.name] = valueOf(parameter, random)
+    if (!parameter.isOptional || random.chance(0.7)) fields[parameter.name] = randomValue(parameter, random)
   try {
     return command.encode(fields as Fields)
   } catch (error) {
@@ -188,7 +188,7 @@ function encodedData(command: Uplink | Downlink, random: Random): Uint8Array | u
   }
 }
 
-function valueOf(parameter: ParameterDescription, random: Random): unknown {
+function randomValue(parameter: ParameterDescription, random: Random): unknown {
   const { type, bytes, isRest, min = 0, max = 256 ** bytes - 1 } = parameter
   const count = isRest ? random.below(bytes + 1) : bytes
   switch (type) {
@@ -233,11 +233,27 @@ const DEPTH_MAX = 4
 
 /** What each container holds first when it is a real one: socket; port and status. */
 const HEAD_KEYS = [[], [0x4a], [0x08, 0x09], [], []] as const
+/** What the documents put at each depth: reports and parameters, sockets, ports. */
+const PORT_KEYS = [0x08, 0x09, 0x0a, 0x95, 0x0b, 0x0c, 0x0d, 0x0e] as const
+const USUAL_KEYS = [
+  [0x4a, 0x0f, 0x07, 0x2e, 0x2f, 0x12, 0x85, 0x86, 0x54, 0x4b, 0x57, 0x06, ...PORT_KEYS],
+  [0x4a, 0x3e, 0x07, 0x96],
+  PORT_KEYS,
+  PORT_KEYS,
+  PORT_KEYS,
+] as const
+const CONTAINER_KEYS = [0x94, 0x5b] as const
+/** At depth 0 (payload) to 4: how often an entry is a container. */
+const CONTAINER_CHANCE = [0.15, 0.3, 0.1, 0.1, 0.05] as const
 
 function entriesOf(random: Random, depth: number): Uint8Array[] {
   const heads = random.chance(0.7) ? HEAD_KEYS[depth]! : []
   const others = Array.from({ length: 1 + random.below(depth === 0 ? 16 : 6) }, () => {
-    const key = random.chance(0.9) ? random.pick(KEYS) : random.below(256)
+    const key = random.chance(CONTAINER_CHANCE[depth]!)
+      ? random.pick(CONTAINER_KEYS)
+      : random.chance(0.9)
+        ? random.pick(random.chance(0.5) ? USUAL_KEYS[depth]! : KEYS)
+        : random.below(256)
     const isContainer = (key === 0x94 || key === 0x5b) && depth < DEPTH_MAX && random.chance(0.9)
     const value = isContainer ? join(entriesOf(random, depth + 1)) : random.bytes(random.pick(VALUE_BYTES))
     return entryOf([1, key], value)
@@ -357,7 +373,7 @@ function damageEntries(data: Uint8Array, random: Random): Uint8Array {
     entries[index] = entryOf([1, key], damageEntries(entry.slice(headerAt + 2), random))
     return join([...entries, rest])
   }
-  switch (random.below(9)) {
+  switch (random.below(12)) {
     case 0: // a length that lies
       entry[0] = interestingByte(random)
       break
@@ -376,16 +392,10 @@ function damageEntries(data: Uint8Array, random: Random): Uint8Array {
     case 4:
       if (entry.length > headerAt + 1) entry[headerAt + 1] = random.chance(0.8) ? random.pick(KEYS) : random.below(256)
       break
-    case 5: // a value of another size
-      entries[index] = entryOf(
-        [...entry.subarray(headerAt, headerAt + 2)],
-        join([entry.subarray(headerAt + 2, headerAt + 2 + random.below(4)), random.bytes(random.pick(VALUE_BYTES))]),
-      )
-      break
-    case 6: // twice, or not at all
+    case 5: // twice, or not at all
       entries.splice(index, 1, ...(random.chance(0.5) ? [entry, entry] : []))
       break
-    case 7: {
+    case 6: {
       // nested deeper than anything documented
       let nested = entry
       for (let depth = 1 + random.below(random.chance(0.1) ? 400 : 8); depth > 0 && nested.length < 3_000; depth--)
@@ -393,8 +403,14 @@ function damageEntries(data: Uint8Array, random: Random): Uint8Array {
       entries[index] = nested
       break
     }
-    default:
+    case 7:
       entries.splice(index, 0, ...entriesOf(random, random.below(3)))
+      break
+    default: // a value of another size, which the grammar allows
+      entries[index] = entryOf(
+        [...entry.subarray(headerAt, headerAt + 2)],
+        join([entry.subarray(headerAt + 2, headerAt + 2 + random.below(4)), random.bytes(random.pick(VALUE_BYTES))]),
+      )
   }
   return join([...entries, rest])
 }

@@ -83,18 +83,28 @@ export interface FuzzOptions {
   readonly frames: number
   /** This input alone. */
   readonly only?: number
-  /** Ends the run; 10 unless told. */
+  /** So many failures end the run; 10 unless told. */
   readonly failuresMax?: number
+  /** So much time ends the run; endless unless told. */
+  readonly secondsMax?: number
 }
 
 /** @returns what was tried, and the inputs that failed; cost: one core for as long as it takes */
-export function fuzz({ protocol, seed, frames, only, failuresMax = 10 }: FuzzOptions): FuzzReport {
+export function fuzz({
+  protocol,
+  seed,
+  frames,
+  only,
+  failuresMax = 10,
+  secondsMax = Infinity,
+}: FuzzOptions): FuzzReport {
   const run = new FuzzRun(TARGETS[protocol])
   const startedMs = performance.now()
   const failures: FuzzFailure[] = []
   const from = only ?? 0
   const to = only === undefined ? frames : only + 1
   for (let index = from; index < to && failures.length < failuresMax; index++) {
+    if (index % LOOKS_AT_CLOCK === 0 && performance.now() - startedMs > 1_000 * secondsMax) break
     const input = inputOf(TARGETS[protocol], seed, index)
     const what = run.tryInput(input, new Random(~seed, index))
     if (what === undefined) continue
@@ -120,6 +130,7 @@ function claim(isTrue: boolean, what: string | (() => string)): asserts isTrue {
   if (!isTrue) throw new Finding(typeof what === 'string' ? what : what())
 }
 
+const LOOKS_AT_CLOCK = 1_024
 const NOW_MS = Date.UTC(2026, 10, 21, 3)
 /** Noise more than all streams together can hold never comes; a loop that needs more turns makes no progress. */
 const GIVE_UPS_MAX = 20_000
@@ -375,10 +386,10 @@ export class FuzzRun {
       claim(facts.some(isStored), () => `${command.name}: a reply waits for a row, but no fact has one`)
       if (reply.group !== undefined) claim(typeof reply.group(fields) === 'string', () => `${command.name}: no group`)
     }
-    if (reply.when !== 'lookup')
-      return this.#tryReply(command, reply, fields, deviceNo, messageId, { nowMs: NOW_MS, memory })
-    claim(typeof fields['cardIdHex'] === 'string', () => `${command.name}: whose card?`)
-    this.#tryReply(command, reply, fields, deviceNo, messageId, { nowMs: NOW_MS, memory, card: cardAnswer(random) })
+    const isLookup = reply.when === 'lookup'
+    claim(!isLookup || typeof fields['cardIdHex'] === 'string', () => `${command.name}: whose card?`)
+    const context = { nowMs: NOW_MS, memory, ...(isLookup && { card: cardAnswer(random) }) }
+    this.#tryReply(command, reply, fields, deviceNo, messageId, context)
   }
 
   #tryReply(

@@ -46,8 +46,11 @@ export interface HttpAsk {
 export type LogLine = Readonly<Record<string, unknown>>
 
 const running = new Set<GatewayProcess>()
+/** Everything this test process made, and whatever database still runs there. */
+const directories = new Set<string>()
 process.once('exit', () => {
   for (const gateway of running) gateway.abandon()
+  for (const directory of directories) abandonDirectory(directory)
 })
 
 export class GatewayProcess {
@@ -271,10 +274,6 @@ export class GatewayProcess {
   /** The test process ends: no time to wait. */
   abandon(): void {
     if (!this.hasEnded) this.child.kill('SIGKILL')
-    const pid = this.postgresPid
-    if (pid === undefined) return
-    for (const member of familyOf(pid)) signal(member, 'SIGKILL')
-    rmSync(this.dataDir, { recursive: true, force: true, maxRetries: 5 })
   }
 }
 
@@ -282,7 +281,18 @@ export class GatewayProcess {
 export function dataDirectory(): string {
   const dir = mkdtempSync(join(tmpdir(), 'pilegate-e2e-'))
   chmodSync(dir, 0o755)
+  directories.add(dir)
   return dir
+}
+
+function abandonDirectory(directory: string): void {
+  const pid = postmasterOf(directory)
+  if (pid !== undefined) for (const member of familyOf(pid)) signal(member, 'SIGKILL')
+  try {
+    rmSync(directory, { recursive: true, force: true, maxRetries: 5, retryDelay: 50 })
+  } catch {
+    // a process that is just dying still writes there: what is left is in the temporary directory
+  }
 }
 
 /** Asks until the answer is good. @throws with the last answer when it takes longer */

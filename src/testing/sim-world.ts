@@ -189,10 +189,6 @@ export class World {
     this.failure ??= { invariant, detail, atMs: this.time.nowMs }
   }
 
-  get isTracing(): boolean {
-    return this.#say !== undefined
-  }
-
   trace(line: () => string): void {
     this.#say?.(`${(this.time.nowMs / 1000).toFixed(3).padStart(9)} ${line()}`)
   }

@@ -23,8 +23,8 @@ export interface AcceptorParts {
 export interface Acceptor {
   /** @returns the port. @throws when it cannot be listened on */
   listen(): Promise<number>
-  /** @param port leads to the session thread; not used where the descriptor itself goes into its epoll set */
-  shardUp(shard: number, port: MessagePort | undefined): void
+  /** @param port leads to the session thread */
+  shardUp(shard: number, port: MessagePort): void
   shardDown(shard: number): void
   /** Refuses whoever has been silent for too long. About ten times a second. */
   sweep(nowMonoMs: number): void

@@ -60,7 +60,6 @@ export class EpollAcceptor implements Acceptor {
   readonly #address = addressOf(this.#bytes)
   /** By descriptor, oldest first: they time out in this order. */
   readonly #strangers = new Map<number, Stranger>()
-  readonly #isUp: boolean[]
   readonly #closing: number[] = []
   #listener = -1
   #listenerGeneration = 0
@@ -73,7 +72,6 @@ export class EpollAcceptor implements Acceptor {
     this.#parts = parts
     this.#seat = seat
     this.#sockets = new Sockets(seat.sockets, seat.doors)
-    this.#isUp = Array.from({ length: parts.options.shards }, () => false)
   }
 
   async listen(): Promise<number> {
@@ -186,7 +184,7 @@ export class EpollAcceptor implements Acceptor {
       return true
     }
     const shard = shardOf(identity.routingKey, options.shards)
-    if (!this.#isUp[shard]) {
+    if (!this.#sockets.isServed(this.#seat.shardDoors[shard]!)) {
       // its thread is being replaced: the device comes back in a moment, by then somebody is there
       this.#turnAway(stranger, 'shard_lost')
       return true
@@ -231,13 +229,10 @@ export class EpollAcceptor implements Acceptor {
     this.#closing.length = 0
   }
 
-  shardUp(shard: number): void {
-    this.#isUp[shard] = true
-  }
+  // main says it in shared memory, which is never behind
+  shardUp(): void {}
 
-  shardDown(shard: number): void {
-    this.#isUp[shard] = false
-  }
+  shardDown(): void {}
 
   sweep(nowMonoMs: number): void {
     for (const stranger of this.#strangers.values()) {

@@ -36,11 +36,13 @@ export interface AcceptorOptions {
 export interface EpollAcceptorSeat extends EpollSeat {
   /** The epoll set of each shard's session thread. */
   readonly shardSets: readonly number[]
+  /** Its door, which says whether it is served. */
+  readonly shardDoors: readonly number[]
 }
 
 export type ToAcceptor =
-  /** A session thread serves this shard from now on; the port leads to it, epoll needs none. */
-  | { readonly kind: 'shardUp'; readonly shard: number; readonly port: MessagePort | undefined }
+  /** A session thread serves this shard from now on; the port leads to it. Not told by epoll. */
+  | { readonly kind: 'shardUp'; readonly shard: number; readonly port: MessagePort }
   | { readonly kind: 'shardDown'; readonly shard: number }
   | { readonly kind: 'stop' }
 

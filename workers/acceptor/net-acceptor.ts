@@ -136,7 +136,7 @@ export class NetAcceptor implements Acceptor {
     if (done > 0) sent.splice(0, done)
   }
 
-  shardUp(shard: number, port: MessagePort | undefined): void {
+  shardUp(shard: number, port: MessagePort): void {
     this.#doors[shard]!.port = port
   }
 

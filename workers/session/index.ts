@@ -20,8 +20,10 @@ import type { Handoff } from '../acceptor/messages.ts'
 import { makeCounts } from './counts.ts'
 import { WorkerEffects } from './worker-effects.ts'
 import type { FromSession, MovedCommand, SessionThreadOptions, ToSession } from './messages.ts'
+import type { Arrival } from '../../src/shared/sockets.ts'
+import { makeEpollDriver } from './epoll-driver.ts'
 import { makeNetDriver } from './net-driver.ts'
-import type { SocketDriver } from './socket-driver.ts'
+import type { SocketDriver, SocketEvents } from './socket-driver.ts'
 
 const options = workerData as SessionThreadOptions
 const main = parentPort!
@@ -52,21 +54,31 @@ function publish(): void {
   if (history.publish()) tell({ kind: 'rows', lane: 'history' })
 }
 
-const driver: SocketDriver = makeNetDriver(
-  {
-    readable: (connection, chunk) => shard.chunkReceived(connection, chunk, now()),
-    writable: () => {},
-    closed: (connection, reason) => {
-      gate.add(options.shard, 'ended')
-      shard.connectionClosed(connection, reason, now())
-    },
-    batchEnd: () => {
-      publish()
-      effects.observeReplies()
-    },
+const socketEvents: SocketEvents = {
+  readable: (connection, chunk) => shard.chunkReceived(connection, chunk, now()),
+  writable: () => {},
+  closed: (connection, reason) => {
+    gate.add(options.shard, 'ended')
+    shard.connectionClosed(connection, reason, now())
   },
-  { outboundBytesMax: options.outboundBytesMax },
-)
+  batchEnd: () => {
+    publish()
+    effects.observeReplies()
+  },
+}
+const { outboundBytesMax } = options
+const driver: SocketDriver =
+  options.epoll === undefined
+    ? makeNetDriver(socketEvents, { outboundBytesMax })
+    : makeEpollDriver(socketEvents, {
+        outboundBytesMax,
+        seat: options.epoll,
+        shard: options.shard,
+        arrived: (connectionId, arrival) => {
+          gate.add(options.shard, 'adopted')
+          opened(connectionId, arrival)
+        },
+      })
 
 const recorder =
   options.record === 'off'
@@ -113,8 +125,12 @@ function readMail(): void {
   } while (!mailbox.sleep())
 }
 
+function opened(connectionId: number, { protocol: index, birth, remoteAddress }: Arrival): void {
+  const protocol = protocolByIndex.get(index)!
+  shard.connectionOpened({ connectionId, protocol, birth, remoteAddress }, now())
+}
+
 function adopt(handoff: Handoff): void {
-  const protocol = protocolByIndex.get(handoff.protocol)!
   gate.add(options.shard, 'adopted')
   let connectionId: number
   try {
@@ -126,12 +142,8 @@ function adopt(handoff: Handoff): void {
     log.warn({ event: 'handoff.failed', err: error, msg: 'descriptor refused' })
     return
   }
-  const at = now()
-  shard.connectionOpened(
-    { connectionId, protocol, birth: handoff.birth, remoteAddress: handoff.remoteAddress },
-    at,
-  )
-  shard.chunkReceived(connectionId, handoff.bytes, at)
+  opened(connectionId, handoff)
+  shard.chunkReceived(connectionId, handoff.bytes, now())
   scheduleFlush()
 }
 

@@ -3,6 +3,7 @@ import type { MessagePort } from 'node:worker_threads'
 import type { CardAnswer } from '../../src/codec/protocol.ts'
 import type { CardQuestion, ReturnedCommand } from '../../src/session/effects.ts'
 import type { ShardOptions } from '../../src/session/shard.ts'
+import type { EpollSeat } from './epoll-driver.ts'
 
 export interface SessionThreadOptions extends ShardOptions {
   readonly ledger: SharedArrayBuffer
@@ -18,6 +19,8 @@ export interface SessionThreadOptions extends ShardOptions {
   readonly counters: SharedArrayBuffer
   readonly countersThread: number
   readonly outboundBytesMax: number
+  /** Undefined: sockets move by node:net, and come over the acceptor's port. */
+  readonly epoll?: EpollSeat
   readonly record: 'all' | 'errors' | 'off'
   readonly recordDirectory: string
   readonly recordBytesMax: number

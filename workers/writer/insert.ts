@@ -6,8 +6,10 @@
  * Whoever holds a device's row is alone with its ports, sessions and orders among writers.
  */
 import { createHash } from 'node:crypto'
+import { eventIdOf } from '../../src/events/event-id.ts'
 import { databaseErrorCode, type Sql, type TransactionSql } from '../../src/main/database/connect.ts'
 import {
+  commandFateRow,
   commandLogRow,
   deviceStateRow,
   eventRow,
@@ -29,6 +31,9 @@ import {
   rowBytesAt,
 } from '../../src/rows/row.ts'
 import { type Columns, parameters, source } from './columns.ts'
+import { CommandFates } from './command-fates.ts'
+import { type DerivedEvent, noOrderCounts, OrderBook, type OrderCounts, type StartRow } from './order-book.ts'
+import { all, fieldOf, pick, run } from './statements.ts'
 
 /**
  * What became of the rows of one table. The three add up to its rows in the span, rejected ones excepted; only in
@@ -60,7 +65,10 @@ export interface SpanResult {
   readonly tables: Record<string, TableCounts>
   /** conflicting: same key, other duration or energy; the first stays, the frame of the other goes to quarantine. */
   readonly settlements: { stored: number; repeated: number; conflicting: number }
+  readonly orders: OrderCounts
   readonly rejected: RejectedRow[]
+  /** The highest cursor of an event that this span added, those derived from rows included; null: it added none. */
+  eventCursor: number | null
   /** From decoding to the answer of the last commit. */
   commitMs: number
 }
@@ -89,7 +97,9 @@ export async function insertSpan(sql: Sql, bytes: Uint8Array): Promise<SpanResul
   const result: SpanResult = {
     tables: {},
     settlements: { stored: 0, repeated: 0, conflicting: 0 },
+    orders: noOrderCounts(),
     rejected: [],
+    eventCursor: null,
     commitMs: 0,
   }
   if (bytes.length > 0) await insertRange(sql, bytes, 0, bytes.length, result)
@@ -193,7 +203,9 @@ async function quarantineRow(sql: Sql, bytes: Uint8Array, note: string): Promise
   }
 }
 
-function addResult(to: SpanResult, from: Omit<SpanResult, 'rejected' | 'commitMs'>): void {
+type Outcome = Omit<SpanResult, 'rejected' | 'commitMs'>
+
+function addResult(to: SpanResult, from: Outcome): void {
   for (const [table, counts] of Object.entries(from.tables)) {
     const sum = countsOf(to.tables, table)
     sum.inserted += counts.inserted
@@ -203,6 +215,10 @@ function addResult(to: SpanResult, from: Omit<SpanResult, 'rejected' | 'commitMs
   to.settlements.stored += from.settlements.stored
   to.settlements.repeated += from.settlements.repeated
   to.settlements.conflicting += from.settlements.conflicting
+  const { illegal, ...counts } = from.orders
+  for (const name of Object.keys(counts) as (keyof typeof counts)[]) to.orders[name] += counts[name]
+  for (const [name, count] of Object.entries(illegal)) to.orders.illegal[name] = (to.orders.illegal[name] ?? 0) + count
+  if (from.eventCursor !== null) to.eventCursor = Math.max(to.eventCursor ?? 0, from.eventCursor)
 }
 
 function countsOf(tables: Record<string, TableCounts>, table: string): TableCounts {
@@ -215,6 +231,7 @@ function countsOf(tables: Record<string, TableCounts>, table: string): TableCoun
 interface Known {
   readonly epoch: number
   readonly seq: number
+  readonly tenantId: string
 }
 /** What a step did to the rows it was given. */
 interface Step {
@@ -222,43 +239,48 @@ interface Step {
   readonly counts: TableCounts
 }
 
-async function insertGroups(
-  tx: TransactionSql,
-  groups: readonly RowColumns[],
-): Promise<Omit<SpanResult, 'rejected' | 'commitMs'>> {
+async function insertGroups(tx: TransactionSql, groups: readonly RowColumns[]): Promise<Outcome> {
   const span = {
     settlements: rowsOf(groups, settlementRow),
     opaque: rowsOf(groups, opaqueSettlementRow),
     starts: rowsOf(groups, orderStartRow),
     progress: rowsOf(groups, progressRow),
+    fates: rowsOf(groups, commandFateRow),
     devices: rowsOf(groups, deviceStateRow),
     ports: rowsOf(groups, portStateRow),
     sessions: rowsOf(groups, sessionRow),
+    events: rowsOf(groups, eventRow),
   }
   const protocols = new Map<string, string>()
   for (const rows of [span.settlements, span.opaque, span.starts, span.progress, span.devices, span.sessions])
     for (const { deviceId, protocol } of rows) protocols.set(deviceId, protocol)
-  const known = await lockDevices(tx, protocols, new Set([...protocols.keys(), ...span.ports.map((r) => r.deviceId)]))
+  const ids = new Set(protocols.keys())
+  for (const rows of [span.ports, span.fates]) for (const { deviceId } of rows) ids.add(deviceId)
+  const known = await lockDevices(tx, protocols, ids)
+  const tenants = new Map([...known].map(([deviceId, { tenantId }]) => [deviceId, tenantId]))
 
   const settlements = { stored: 0, repeated: 0, conflicting: 0 }
-  // Sent without waiting for one another; the server runs them in this order. Starts before progress before
-  // settlements: so an order that lives within one span knows its start. Events last (see 0003_history.sql).
-  const steps = await Promise.all([
-    updateDevices(tx, span.devices, span.sessions, known),
+  // Sent without waiting for one another; the server runs them in this order. Events last (see 0003_history.sql).
+  const [orders, ports, ...others] = await all([
+    moveOrders(tx, span, tenants, settlements),
     upsertPorts(tx, span.ports, known),
+    updateDevices(tx, span.devices, span.sessions, known),
     upsertSockets(tx, span.ports, known),
     upsertSessions(tx, span.sessions),
-    startOrders(tx, span.starts),
-    progressOrders(tx, span.progress),
-    settleOrders(tx, span.settlements, settlements),
     insertOpaque(tx, span.opaque),
     insertSamples(tx, columnsOf(groups, progressRow)),
     insertCommandLog(tx, columnsOf(groups, commandLogRow)),
-    insertEvents(tx, columnsOf(groups, eventRow)),
   ])
+  const { opened, closed } = sessionEvents(span.sessions, known)
+  const events = await insertEvents(tx, span.events, {
+    before: opened,
+    beside: [...orders.fates.events, ...orders.book.events, ...ports.events],
+    behind: closed,
+  })
   const tables: Record<string, TableCounts> = {}
-  for (const step of steps) if (step !== null) countsOfStep(tables, step)
-  return { tables, settlements }
+  for (const step of [...orders.steps, ports.step, ...others, events.step])
+    if (step !== null) countsOfStep(tables, step)
+  return { tables, settlements, orders: orders.book.counts, eventCursor: events.cursor }
 }
 
 function countsOfStep(tables: Record<string, TableCounts>, { table, counts }: Step): void {
@@ -284,20 +306,6 @@ function rowsOf<F extends Record<string, Field>>(groups: readonly RowColumns[], 
   })
 }
 
-async function run<T extends object = Record<string, unknown>>(tx: TransactionSql, text: string, values: string[]) {
-  return await tx.unsafe<T[]>(text, values, { prepare: true })
-}
-
-/** One array per property of `rows`' mapping. */
-function pick<R>(
-  rows: readonly R[],
-  mapping: Readonly<Record<string, (row: R) => unknown>>,
-): Record<string, unknown[]> {
-  return Object.fromEntries(Object.entries(mapping).map(([name, get]) => [name, rows.map(get)]))
-}
-
-const byText = (a: string, b: string) => (a < b ? -1 : a > b ? 1 : 0)
-
 // ---- devices, ports, sockets, sessions ----
 
 const KNOWN_DEVICES: Columns = { device_id: 'text', protocol: 'text' }
@@ -305,7 +313,8 @@ const ENSURE_DEVICES = `
   insert into devices (device_id, protocol) select device_id, protocol from ${source(KNOWN_DEVICES)}
   order by device_id on conflict (device_id) do nothing`
 const LOCK_DEVICES = `
-  select device_id, epoch, seq from devices where device_id = any($1::text[]) order by device_id for no key update`
+  select device_id, epoch, seq, tenant_id from devices where device_id = any($1::text[])
+  order by device_id for no key update`
 
 async function lockDevices(
   tx: TransactionSql,
@@ -315,14 +324,14 @@ async function lockDevices(
   if (ids.size === 0) return new Map()
   const list = parameters({ ids: 'text' }, { ids: [...ids] })
   const ensured = { device_id: [...protocols.keys()], protocol: [...protocols.values()] }
-  const [, rows] = await Promise.all([
+  const [, rows] = await all([
     run(tx, ENSURE_DEVICES, parameters(KNOWN_DEVICES, ensured)),
-    run<{ device_id: string; epoch: number; seq: number }>(tx, LOCK_DEVICES, list),
+    run<{ device_id: string; epoch: number; seq: number; tenant_id: string }>(tx, LOCK_DEVICES, list),
   ])
-  return new Map(rows.map(({ device_id, epoch, seq }) => [device_id, { epoch, seq }]))
+  return new Map(rows.map(({ device_id, epoch, seq, tenant_id }) => [device_id, { epoch, seq, tenantId: tenant_id }]))
 }
 
-const UNKNOWN: Known = { epoch: 0, seq: -1 }
+const UNKNOWN: Known = { epoch: 0, seq: -1, tenantId: 'default' }
 
 const DEVICES = {
   device_id: 'text',
@@ -454,7 +463,9 @@ const PORTS = {
   seq: 'int8',
 } as const satisfies Columns
 const PORT_NAMES = Object.keys(PORTS)
+/** `before_…`: the snapshot the statement began with, so what was there before it. */
 const UPSERT_PORTS = `
+  with written as (
   insert into ports (${PORT_NAMES.join(', ')}) select ${PORT_NAMES.join(', ')} from ${source(PORTS)}
   order by device_id, socket, port
   on conflict (device_id, socket, port) do update set
@@ -462,14 +473,17 @@ const UPSERT_PORTS = `
       .map((name) => `${name} = excluded.${name}`)
       .join(', ')}
   where (ports.epoch, ports.seq) < (excluded.epoch, excluded.seq)
-  returning device_id, socket, port`
+  returning device_id, socket, port)
+  select w.device_id, w.socket, w.port, b.state as before_state, b.fault as before_fault
+  from written w left join ports b using (device_id, socket, port)`
 
 async function upsertPorts(
   tx: TransactionSql,
   rows: readonly PortRow[],
   known: ReadonlyMap<string, Known>,
-): Promise<Step | null> {
-  if (rows.length === 0) return null
+): Promise<{ step: Step | null; events: DerivedEvent[] }> {
+  const events: DerivedEvent[] = []
+  if (rows.length === 0) return { step: null, events }
   const counts: TableCounts = { inserted: 0, repeated: 0, fenced: 0 }
   const newest = new Map<string, { row: PortRow; rows: number }>()
   for (const row of rows) {
@@ -505,15 +519,36 @@ async function upsertPorts(
       seq: (r) => r.seq,
     },
   )
-  const written = await run<{ device_id: string; socket: number; port: number }>(
-    tx,
-    UPSERT_PORTS,
-    parameters(PORTS, values),
-  )
-  for (const { device_id, socket, port } of written)
-    counts.inserted += newest.get(`${device_id}/${socket}/${port}`)?.rows ?? 0
+  const written = await run<WrittenPort>(tx, UPSERT_PORTS, parameters(PORTS, values))
+  for (const port of written) {
+    const found = newest.get(`${port.device_id}/${port.socket}/${port.port}`)
+    if (found === undefined) continue
+    counts.inserted += found.rows
+    const event = portEvent(found.row, port)
+    if (event !== null) events.push(event)
+  }
   counts.repeated = rows.length - counts.inserted - counts.fenced
-  return { table: 'ports', counts }
+  return { step: { table: 'ports', counts }, events }
+}
+
+interface WrittenPort {
+  readonly device_id: string
+  readonly socket: number
+  readonly port: number
+  readonly before_state: string | null
+  readonly before_fault: string | null
+}
+/** What a port is found in without anything having happened. */
+const AT_REST = new Set(['idle', 'plugged', 'offline', 'unknown'])
+
+/** When the state or the fault changed; a port seen for the first time only when it is not at rest. */
+function portEvent(row: PortRow, { before_state, before_fault }: WrittenPort): DerivedEvent | null {
+  const { deviceId, epoch, seq, socket, port, atMs, state, stateRaw, fault, powerW } = row
+  if (before_state === null ? AT_REST.has(state) : before_state === state && before_fault === fault) return null
+  const eventType = 'port.state_changed'
+  const eventId = eventIdOf(eventType, deviceId, socket, port, epoch, seq)
+  const data = { socket, port, state, state_raw: stateRaw, fault, previous_state: before_state, power_w: powerW }
+  return { eventId, eventType, deviceId, epoch, orderKey: null, atMs, data }
 }
 
 function isFenced(row: { deviceId: string; epoch: number }, known: ReadonlyMap<string, Known>): boolean {
@@ -616,371 +651,133 @@ async function upsertSessions(tx: TransactionSql, rows: readonly SessionRow[]): 
   return { table: 'sessions', counts: { inserted, repeated: rows.length - inserted, fenced: 0 } }
 }
 
+/** Who comes and goes, as far as nobody newer speaks for the device: a takeover is no way of going offline. */
+function sessionEvents(rows: readonly SessionRow[], known: ReadonlyMap<string, Known>) {
+  const opened: DerivedEvent[] = []
+  const closed: DerivedEvent[] = []
+  const newest = new Map<string, number>()
+  for (const { deviceId, epoch } of rows)
+    newest.set(deviceId, Math.max(epoch, newest.get(deviceId) ?? (known.get(deviceId) ?? UNKNOWN).epoch))
+  for (const { deviceId, protocol, epoch, iccid, openedMs, closedMs, closeReason } of rows) {
+    if (epoch < newest.get(deviceId)!) continue
+    const tell = (eventType: string, atMs: number, data: Record<string, unknown>): DerivedEvent => {
+      const eventId = eventIdOf(eventType, deviceId, epoch)
+      return { eventId, eventType, deviceId, epoch, orderKey: null, atMs, data }
+    }
+    opened.push(tell('device.online', openedMs, { protocol, iccid }))
+    if (closedMs !== null) {
+      const data = { protocol, reason: closeReason, online_s: Math.max(0, Math.round((closedMs - openedMs) / 1_000)) }
+      closed.push(tell('device.offline', closedMs, data))
+    }
+  }
+  return { opened, closed }
+}
+
 // ---- orders ----
 
-interface OrderKey {
-  readonly deviceId: string
-  readonly socket: number
-  readonly port: number
-  readonly orderKey: string
-  readonly orderNo: string
-}
-const keyOf = (row: OrderKey) => `${row.deviceId}/${row.socket}/${row.port}/${row.orderKey}`
-
-/** Columns every statement about orders begins with; `no_1` .. `no_3`: see `orderNumbers`. */
-const ORDER_KEY = {
-  device_id: 'text',
-  socket: 'int4',
-  port: 'int4',
-  order_key: 'text',
-  no_1: 'text',
-  no_2: 'text',
-  no_3: 'text',
-} as const satisfies Columns
-const ORDER_KEY_NAMES = 'device_id, socket, port, order_key'
-const SORTED_BY_KEY = 'order by i.device_id, i.socket, i.port, i.order_key'
-/**
- * The first number nobody has; for an order that exists it finds its own number taken, which does no harm: then the
- * key conflicts and no number is set.
- */
-const FREE_ORDER_NO = `coalesce(
-  case when i.no_1 is not null and not exists (select from orders o where o.order_no = i.no_1) then i.no_1 end,
-  case when i.no_2 is not null and not exists (select from orders o where o.order_no = i.no_2) then i.no_2 end,
-  i.no_3)`
-const TENANT = `coalesce((select d.tenant_id from devices d where d.device_id = i.device_id), 'default')`
-
-/**
- * Order numbers to try per row. Devices choose their numbers without knowing of one another, so a number may be taken:
- * by the database (looked up in the statement) or by another row of this batch (looked up here, in key order, so that
- * the same batch always gives the same numbers). The third names the whole key, which nobody else has.
- */
-function orderNumbers(rows: readonly OrderKey[]): { no_1: (string | null)[]; no_2: (string | null)[]; no_3: string[] } {
-  const taken = new Set<string>()
-  const numbers = new Map<OrderKey, readonly [string | null, string | null, string]>()
-  for (const row of rows.toSorted((a, b) => byText(keyOf(a), keyOf(b)))) {
-    const { orderNo, deviceId, socket, port, orderKey } = row
-    const first = orderNo === '' ? null : orderNo
-    const second = `${orderNo}.${deviceId}.${port}`
-    const third = `${orderNo}.${deviceId}.${socket}.${port}.${orderKey}`
-    numbers.set(row, [
-      first === null || taken.has(first) ? null : first,
-      orderNo === '' || taken.has(second) ? null : second,
-      third,
-    ])
-    for (const number of [first, second, third]) if (number !== null) taken.add(number)
-  }
-  return {
-    no_1: rows.map((row) => numbers.get(row)![0]),
-    no_2: rows.map((row) => numbers.get(row)![1]),
-    no_3: rows.map((row) => numbers.get(row)![2]),
-  }
-}
-
-const orderKeyValues = (rows: readonly OrderKey[]) => ({
-  ...pick(rows, {
-    device_id: (r) => r.deviceId,
-    socket: (r) => r.socket,
-    port: (r) => r.port,
-    order_key: (r) => r.orderKey,
-  }),
-  ...orderNumbers(rows),
-})
-
-type StartRow = RowOf<typeof orderStartRow.fields>
-
-const STARTS = {
-  ...ORDER_KEY,
-  protocol: 'text',
-  wire_hex: 'text',
-  origin: 'text',
-  card_id: 'text',
-  started_at: 'time',
-  epoch: 'int8',
-} as const satisfies Columns
-const START_ORDERS = `
-  insert into orders (order_no, tenant_id, ${ORDER_KEY_NAMES}, protocol, wire_hex, state, origin, card_id, started_at, epoch)
-  select ${FREE_ORDER_NO}, ${TENANT}, ${ORDER_KEY_NAMES}, protocol, wire_hex, 'charging', origin, card_id, started_at, epoch
-  from ${source(STARTS)} ${SORTED_BY_KEY}
-  on conflict (${ORDER_KEY_NAMES}) do update set
-    state = 'charging',
-    wire_hex = coalesce(orders.wire_hex, excluded.wire_hex),
-    card_id = coalesce(orders.card_id, excluded.card_id),
-    started_at = coalesce(orders.started_at, excluded.started_at),
-    epoch = greatest(orders.epoch, excluded.epoch),
-    version = orders.version + 1,
-    updated_at = now()
-  where orders.state in ('pending', 'starting')
-  returning ${ORDER_KEY_NAMES}`
-
-async function startOrders(tx: TransactionSql, rows: readonly StartRow[]): Promise<Step | null> {
-  if (rows.length === 0) return null
-  const first = new Map<string, StartRow>()
-  for (const row of rows) if (!first.has(keyOf(row))) first.set(keyOf(row), row)
-  const list = [...first.values()]
-  const values = {
-    ...orderKeyValues(list),
-    ...pick(list, {
-      protocol: (r) => r.protocol,
-      wire_hex: (r) => r.wireHex,
-      origin: (r) => r.origin,
-      card_id: (r) => r.cardId,
-      started_at: (r) => r.atMs,
-      epoch: (r) => r.epoch,
-    }),
-  }
-  const written = await run(tx, START_ORDERS, parameters(STARTS, values))
-  return { table: 'orders', counts: { inserted: written.length, repeated: rows.length - written.length, fenced: 0 } }
-}
-
+type FateRow = RowOf<typeof commandFateRow.fields>
 type ProgressRow = RowOf<typeof progressRow.fields>
-
-const PROGRESS = {
-  ...ORDER_KEY,
-  protocol: 'text',
-  wire_hex: 'text',
-  origin: 'text',
-  card_id: 'text',
-  at: 'time',
-  started_at: 'time',
-  duration_s: 'int4',
-  energy_wh: 'float8',
-  max_power_w: 'float8',
-  epoch: 'int8',
-} as const satisfies Columns
-const RUNNING = `('pending', 'starting', 'charging', 'stopping')`
-const PROGRESS_ORDERS = `
-  with i as materialized (select * from ${source(PROGRESS)}),
-  fenced as (
-    select from i join orders o using (${ORDER_KEY_NAMES}) where o.epoch > i.epoch and o.state in ${RUNNING}
-  ),
-  written as (
-    insert into orders (order_no, tenant_id, ${ORDER_KEY_NAMES}, protocol, wire_hex, state, origin, card_id,
-      started_at, duration_s, energy_wh, max_power_w, last_progress_at, epoch)
-    select ${FREE_ORDER_NO}, ${TENANT}, ${ORDER_KEY_NAMES}, protocol, wire_hex, 'charging', origin, card_id,
-      started_at, duration_s, energy_wh, max_power_w, at, epoch
-    from i ${SORTED_BY_KEY}
-    on conflict (${ORDER_KEY_NAMES}) do update set
-      state = case when orders.state in ('pending', 'starting') then 'charging' else orders.state end,
-      wire_hex = coalesce(orders.wire_hex, excluded.wire_hex),
-      card_id = coalesce(orders.card_id, excluded.card_id),
-      started_at = coalesce(orders.started_at, excluded.started_at),
-      duration_s = excluded.duration_s,
-      energy_wh = coalesce(excluded.energy_wh, orders.energy_wh),
-      max_power_w = greatest(orders.max_power_w, excluded.max_power_w),
-      last_progress_at = excluded.last_progress_at,
-      epoch = excluded.epoch,
-      version = orders.version + 1,
-      updated_at = now()
-    where orders.state in ${RUNNING}
-      and excluded.epoch >= orders.epoch
-      and (orders.last_progress_at is null or excluded.last_progress_at > orders.last_progress_at)
-  )
-  select count(*) as fenced from fenced`
-
-/** Orders so far. Counted under port_samples: `fenced` only, the samples count themselves. */
-async function progressOrders(tx: TransactionSql, rows: readonly ProgressRow[]): Promise<Step | null> {
-  const merged = new Map<string, ProgressRow & { peakW: number | null }>()
-  // '' names no order: a reading of a port on which nothing was started.
-  for (const row of rows) {
-    if (row.orderKey === '') continue
-    const found = merged.get(keyOf(row))
-    const peakW = largest(found?.peakW ?? null, row.maxPowerW, row.peakPowerW, row.powerW)
-    if (found === undefined) merged.set(keyOf(row), { ...row, peakW })
-    else if (row.epoch > found.epoch || (row.epoch === found.epoch && row.atMs >= found.atMs))
-      merged.set(keyOf(row), { ...row, energyWh: row.energyWh ?? found.energyWh, peakW })
-    else merged.set(keyOf(row), { ...found, energyWh: found.energyWh ?? row.energyWh, peakW })
-  }
-  if (merged.size === 0) return null
-  const list = [...merged.values()]
-  const values = {
-    ...orderKeyValues(list),
-    ...pick(list, {
-      protocol: (r) => r.protocol,
-      wire_hex: (r) => r.wireHex,
-      origin: (r) => r.origin,
-      card_id: (r) => r.cardId,
-      at: (r) => r.atMs,
-      started_at: (r) => r.atMs - r.durationS * 1000,
-      duration_s: (r) => r.durationS,
-      energy_wh: (r) => r.energyWh,
-      max_power_w: (r) => r.peakW,
-      epoch: (r) => r.epoch,
-    }),
-  }
-  const [row] = await run<{ fenced: number }>(tx, PROGRESS_ORDERS, parameters(PROGRESS, values))
-  return { table: 'port_samples', counts: { inserted: 0, repeated: 0, fenced: row!.fenced } }
-}
-
-function largest(...values: readonly (number | null)[]): number | null {
-  const given = values.filter((value) => value !== null)
-  return given.length === 0 ? null : Math.max(...given)
-}
-
 type SettlementRow = RowOf<typeof settlementRow.fields>
 
-const SETTLEMENTS = {
-  ...ORDER_KEY,
-  protocol: 'text',
-  epoch: 'int8',
-  seq: 'int8',
-  wire_hex: 'text',
-  device_order_no: 'text',
-  origin: 'text',
-  start_mode_raw: 'int4',
-  card_id: 'text',
-  duration_s: 'int4',
-  energy_wh: 'float8',
-  energy_raw: 'int8',
-  max_power_w: 'float8',
-  end_reason: 'text',
-  end_reason_raw: 'int4',
-  device_sent_at: 'time',
-  device_ended_at: 'time',
-  received_at: 'time',
-  occupancy_min: 'int4',
-  business_no: 'int4',
-  device_amount_fen: 'int8',
-  message_id: 'int8',
-  frame: 'hex',
-  started_at: 'time',
-} as const satisfies Columns
-const SETTLEMENT_NAMES = [
-  ORDER_KEY_NAMES,
-  ...Object.keys(SETTLEMENTS).filter((name) => !(name in ORDER_KEY) && name !== 'started_at'),
-].join(', ')
-const SETTLE_ORDERS = `
-  with i as materialized (select *, ${TENANT} as tenant_id from ${source(SETTLEMENTS)}),
-  stored as (
-    insert into settlements (tenant_id, ${SETTLEMENT_NAMES}) select tenant_id, ${SETTLEMENT_NAMES} from i
-    ${SORTED_BY_KEY}
-    on conflict (${ORDER_KEY_NAMES}) do nothing
-    returning ${ORDER_KEY_NAMES}
-  ),
-  settled as (
-    insert into orders (order_no, tenant_id, ${ORDER_KEY_NAMES}, protocol, wire_hex, state, origin, card_id, business_no,
-      started_at, ended_at, duration_s, energy_wh, max_power_w, amount_fen, end_reason, end_reason_raw, settled_at, epoch)
-    select ${FREE_ORDER_NO}, i.tenant_id, ${ORDER_KEY_NAMES}, protocol, wire_hex, 'settled', origin, card_id, business_no,
-      started_at, started_at + duration_s * interval '1 second', duration_s, energy_wh, max_power_w, device_amount_fen,
-      end_reason, end_reason_raw, received_at, epoch
-    from i join stored using (${ORDER_KEY_NAMES}) ${SORTED_BY_KEY}
-    on conflict (${ORDER_KEY_NAMES}) do update set
-      state = 'settled',
-      wire_hex = coalesce(orders.wire_hex, excluded.wire_hex),
-      card_id = coalesce(excluded.card_id, orders.card_id),
-      business_no = coalesce(excluded.business_no, orders.business_no),
-      started_at = coalesce(orders.started_at, excluded.started_at),
-      ended_at = coalesce(orders.started_at, excluded.started_at) + excluded.duration_s * interval '1 second',
-      duration_s = excluded.duration_s,
-      energy_wh = excluded.energy_wh,
-      max_power_w = coalesce(nullif(excluded.max_power_w, 0), orders.max_power_w, 0),
-      amount_fen = case when orders.estimated then excluded.amount_fen
-        else coalesce(orders.amount_fen, excluded.amount_fen) end,
-      end_reason = excluded.end_reason,
-      end_reason_raw = excluded.end_reason_raw,
-      fail_reason = null,
-      estimated = false,
-      settled_at = excluded.settled_at,
-      epoch = greatest(orders.epoch, excluded.epoch),
-      version = orders.version + 1,
-      updated_at = now()
-  )
-  select ${ORDER_KEY_NAMES} from stored`
-const STORED_SETTLEMENTS = `
-  select ${ORDER_KEY_NAMES}, s.duration_s, s.energy_raw
-  from settlements s join ${source(ORDER_KEY)} using (${ORDER_KEY_NAMES})`
+interface OrderRows {
+  readonly fates: readonly FateRow[]
+  readonly starts: readonly StartRow[]
+  readonly progress: readonly ProgressRow[]
+  readonly settlements: readonly SettlementRow[]
+}
 
-async function settleOrders(
+/**
+ * Everything about orders in the order in which it happened: a row at the same moment as another goes by its kind, so that
+ * an order that lives within one span knows its start. Read under lock, decided in memory, written.
+ */
+async function moveOrders(
   tx: TransactionSql,
-  rows: readonly SettlementRow[],
+  rows: OrderRows,
+  tenants: ReadonlyMap<string, string>,
   settlements: { stored: number; repeated: number; conflicting: number },
-): Promise<Step | null> {
-  if (rows.length === 0) return null
-  const first = new Map<string, SettlementRow>()
-  for (const row of rows) if (!first.has(keyOf(row))) first.set(keyOf(row), row)
-  const list = [...first.values()]
-  const values = {
-    ...orderKeyValues(list),
-    ...pick(list, {
-      protocol: (r) => r.protocol,
-      epoch: (r) => r.epoch,
-      seq: (r) => r.seq,
-      wire_hex: (r) => r.wireHex,
-      device_order_no: (r) => r.orderNo,
-      origin: (r) => r.origin,
-      start_mode_raw: (r) => r.startModeRaw,
-      card_id: (r) => r.cardId,
-      duration_s: (r) => r.durationS,
-      energy_wh: (r) => r.energyWh,
-      energy_raw: (r) => r.energyRaw,
-      max_power_w: (r) => r.maxPowerW,
-      end_reason: (r) => r.endReason,
-      end_reason_raw: (r) => r.endReasonRaw,
-      device_sent_at: (r) => r.deviceSentMs,
-      device_ended_at: (r) => r.deviceEndedMs,
-      received_at: (r) => r.receivedMs,
-      occupancy_min: (r) => r.occupancyMin,
-      business_no: (r) => r.businessNo,
-      device_amount_fen: (r) => r.deviceAmountFen,
-      message_id: (r) => r.messageId,
-      frame: (r) => r.frame,
-      started_at: (r) => endedMs(r) - r.durationS * 1000,
+): Promise<{ steps: Step[]; book: OrderBook; fates: CommandFates }> {
+  const [fates, book] = await all([
+    CommandFates.load(tx, rows.fates),
+    OrderBook.load(tx, tenants, {
+      commandIds: [...new Set(rows.fates.map(({ commandId }) => commandId))],
+      commandWires: rows.fates.flatMap(numberTold),
+      starts: rows.starts,
+      progress: rows.progress,
+      settlements: rows.settlements,
     }),
+  ])
+  const counts = {
+    outbound_queue: { inserted: 0, repeated: 0, fenced: 0 },
+    orders: { inserted: 0, repeated: 0, fenced: 0 },
+    port_samples: { inserted: 0, repeated: 0, fenced: 0 },
+    settlements: { inserted: 0, repeated: 0, fenced: 0 },
   }
-  const stored = await run<StoredKey>(tx, SETTLE_ORDERS, parameters(SETTLEMENTS, values))
-  const storedKeys = new Set(stored.map(storedKey))
-  const fresh = new Set(list.filter((row) => storedKeys.has(keyOf(row))))
-  const repeats = rows.filter((row) => !fresh.has(row))
-  const conflicting = repeats.length === 0 ? 0 : await keepConflicts(tx, repeats)
-  settlements.stored = fresh.size
-  settlements.conflicting = conflicting
-  settlements.repeated = repeats.length - conflicting
-  return { table: 'settlements', counts: { inserted: fresh.size, repeated: repeats.length, fenced: 0 } }
-}
-
-interface StoredKey {
-  readonly device_id: string
-  readonly socket: number
-  readonly port: number
-  readonly order_key: string
-}
-const storedKey = (row: StoredKey) => `${row.device_id}/${row.socket}/${row.port}/${row.order_key}`
-
-const YEAR_2020_MS = Date.UTC(2020)
-const DAY_MS = 86_400_000
-
-/** When the charge ended: the device's word if its clock can be believed (many start in 1970), else when we heard of it. */
-function endedMs({ deviceEndedMs, receivedMs }: SettlementRow): number {
-  if (deviceEndedMs === null || deviceEndedMs < YEAR_2020_MS || deviceEndedMs > receivedMs + DAY_MS) return receivedMs
-  return deviceEndedMs
-}
-
-/** Repeats that say something else: the order stays as it is, the frame is kept as evidence, once per content. */
-async function keepConflicts(tx: TransactionSql, repeats: readonly SettlementRow[]): Promise<number> {
-  const stored = await run<StoredKey & { duration_s: number; energy_raw: number }>(
-    tx,
-    STORED_SETTLEMENTS,
-    parameters(ORDER_KEY, orderKeyValues([...new Map(repeats.map((row) => [keyOf(row), row])).values()])),
+  const contradicting: SettlementRow[] = []
+  const work = [
+    ...rows.fates.map((row) => ({
+      atMs: row.atMs,
+      act: () => {
+        const outcome = fates.apply(row, book)
+        counts.outbound_queue[outcome === 'applied' ? 'inserted' : outcome]++
+      },
+    })),
+    ...rows.starts.map((row) => ({
+      atMs: row.atMs,
+      act: () => {
+        counts.orders[book.started(row) ? 'inserted' : 'repeated']++
+      },
+    })),
+    ...rows.progress.map((row) => ({
+      atMs: row.atMs,
+      act: () => {
+        // the samples count themselves
+        if (book.progressed(row) === 'fenced') counts.port_samples.fenced++
+      },
+    })),
+    ...rows.settlements.map((row) => ({
+      atMs: row.receivedMs,
+      act: () => {
+        const known = book.settled(row)
+        counts.settlements[known === undefined ? 'inserted' : 'repeated']++
+        if (known === undefined) settlements.stored++
+        else if (known.durationS === row.durationS && known.energyRaw === row.energyRaw) settlements.repeated++
+        else {
+          settlements.conflicting++
+          contradicting.push(row)
+        }
+      },
+    })),
+  ].sort((a, b) => a.atMs - b.atMs)
+  for (const { act } of work) act()
+  await all([fates.write(), book.write(), ...contradicting.map((row) => keepContradiction(tx, row))])
+  const steps = Object.entries(counts).flatMap(([table, sum]) =>
+    sum.inserted + sum.repeated + sum.fenced > 0 ? [{ table, counts: sum }] : [],
   )
-  const content = new Map(stored.map((row) => [storedKey(row), row]))
-  const conflicts = repeats.filter((row) => {
-    const known = content.get(keyOf(row))
-    return known !== undefined && (known.duration_s !== row.durationS || known.energy_raw !== row.energyRaw)
-  })
-  for (const row of conflicts) {
-    const note = `order ${row.orderNo}: ${row.durationS} s and ${row.energyRaw} raw energy contradict the stored settlement`
-    const digest = createHash('sha256')
-      .update(`${keyOf(row)}/${row.durationS}/${row.energyRaw}`)
-      .digest('hex')
-    await tx`
-      insert into quarantine (tenant_id, device_id, reason, bytes, note, digest)
-      values (
-        coalesce((select tenant_id from devices where device_id = ${row.deviceId}), 'default'),
-        ${row.deviceId}, 'settlement_conflict', ${Buffer.from(row.frame)}, ${note}, ${`settlement:${digest}`})
-      on conflict (digest) do nothing`
-  }
-  return conflicts.length
+  return { steps, book, fates }
 }
 
+/** The business number in a result, for which there may be an order already. */
+function numberTold({ commandId, result }: FateRow): { commandId: string; wireHex: string }[] {
+  const match = /"business_no":(\d{1,5})\b/.exec(result)
+  return match === null ? [] : [{ commandId, wireHex: Number(match[1]).toString(16).padStart(4, '0') }]
+}
+
+/** A repeat that says something else: the order stays as it is, the frame is kept as evidence, once per content. */
+async function keepContradiction(tx: TransactionSql, row: SettlementRow): Promise<void> {
+  const { deviceId, socket, port, orderKey, orderNo, durationS, energyRaw } = row
+  const note = `order ${orderNo}: ${durationS} s and ${energyRaw} raw energy contradict the stored settlement`
+  const digest = createHash('sha256')
+    .update(`${deviceId}/${socket}/${port}/${orderKey}/${durationS}/${energyRaw}`)
+    .digest('hex')
+  await tx`
+    insert into quarantine (tenant_id, device_id, reason, bytes, note, digest)
+    values (
+      coalesce((select tenant_id from devices where device_id = ${deviceId}), 'default'),
+      ${deviceId}, 'settlement_conflict', ${Buffer.from(row.frame)}, ${note}, ${`settlement:${digest}`})
+    on conflict (digest) do nothing`
+}
+
+const TENANT = `coalesce((select d.tenant_id from devices d where d.device_id = i.device_id), 'default')`
 const OPAQUE = {
   device_id: 'text',
   digest: 'text',
@@ -1081,35 +878,65 @@ const COMMAND_LOG: HistoryTable = (() => {
   }
 })()
 
-const EVENTS: HistoryTable = (() => {
-  const columns = {
-    event_id: 'text',
-    event_type: 'text',
-    device_id: 'text',
-    epoch: 'int8',
-    order_key: 'text',
-    at: 'time',
-    data: 'json',
-  } as const satisfies Columns
-  const names = Object.keys(columns).join(', ')
-  return {
-    table: eventRow.table,
-    columns,
-    fields: fieldsOf(columns),
-    // by ordinal: the cursor follows the order in which things happened
-    text: `insert into events (tenant_id, ${names}) select ${TENANT}, ${names} from ${source(columns)}
-      order by i.ordinal on conflict (event_id) do nothing`,
-  }
-})()
+const EVENTS = {
+  event_id: 'text',
+  event_type: 'text',
+  device_id: 'text',
+  epoch: 'int8',
+  order_key: 'text',
+  at: 'time',
+  data: 'json',
+} as const satisfies Columns
+const EVENT_NAMES = Object.keys(EVENTS).join(', ')
+/** By ordinal: the cursor follows the order in which things happened. */
+const INSERT_EVENTS = `
+  insert into events (tenant_id, ${EVENT_NAMES}) select ${TENANT}, ${EVENT_NAMES} from ${source(EVENTS)}
+  order by i.ordinal on conflict (event_id) do nothing returning event_id, cursor`
+
+interface DerivedEvents {
+  /** Sessions that open: nothing else of the same moment came before. */
+  readonly before: readonly DerivedEvent[]
+  readonly beside: readonly DerivedEvent[]
+  readonly behind: readonly DerivedEvent[]
+}
+
+/** The rows' own events and what follows from other rows, in the order of time. Counted are the rows only. */
+async function insertEvents(
+  tx: TransactionSql,
+  rows: readonly RowOf<typeof eventRow.fields>[],
+  { before, beside, behind }: DerivedEvents,
+): Promise<{ step: Step | null; cursor: number | null }> {
+  const texts = (events: readonly DerivedEvent[]) =>
+    events.map((event) => ({ ...event, data: JSON.stringify(event.data) }))
+  const all = [...texts(before), ...rows, ...texts(beside), ...texts(behind)].sort((a, b) => a.atMs - b.atMs)
+  if (all.length === 0) return { step: null, cursor: null }
+  const values = pick(all, {
+    event_id: (e) => e.eventId,
+    event_type: (e) => e.eventType,
+    device_id: (e) => e.deviceId,
+    epoch: (e) => e.epoch,
+    order_key: (e) => e.orderKey,
+    at: (e) => e.atMs,
+    data: (e) => e.data,
+  })
+  const written = await run<{ event_id: string; cursor: number }>(tx, INSERT_EVENTS, parameters(EVENTS, values))
+  let cursor: number | null = null
+  for (const row of written) cursor = Math.max(cursor ?? 0, row.cursor)
+  if (rows.length === 0) return { step: null, cursor }
+  const ids = new Set(written.map(({ event_id }) => event_id))
+  // the same id twice in one span is one fact
+  const inserted = new Set(rows.map(({ eventId }) => eventId).filter((id) => ids.has(id))).size
+  return { step: { table: 'events', counts: { inserted, repeated: rows.length - inserted, fenced: 0 } }, cursor }
+}
+
+/** For whoever moves orders outside of a span: last in its transaction. @returns the highest cursor added */
+export async function insertDerivedEvents(tx: TransactionSql, events: readonly DerivedEvent[]): Promise<number | null> {
+  return (await insertEvents(tx, [], { before: [], beside: events, behind: [] })).cursor
+}
 
 /** Column `power_w` holds field `powerW`, `at` holds `atMs`. */
 function fieldsOf(columns: Columns): Record<string, string> {
-  return Object.fromEntries(
-    Object.keys(columns).map((name) => [
-      name,
-      name === 'at' ? 'atMs' : name.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase()),
-    ]),
-  )
+  return Object.fromEntries(Object.keys(columns).map((name) => [name, name === 'at' ? 'atMs' : fieldOf(name)]))
 }
 
 async function insertHistory(
@@ -1124,4 +951,3 @@ async function insertHistory(
 
 const insertSamples = (tx: TransactionSql, group: RowColumns | undefined) => insertHistory(tx, SAMPLES, group)
 const insertCommandLog = (tx: TransactionSql, group: RowColumns | undefined) => insertHistory(tx, COMMAND_LOG, group)
-const insertEvents = (tx: TransactionSql, group: RowColumns | undefined) => insertHistory(tx, EVENTS, group)

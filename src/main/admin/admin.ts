@@ -12,16 +12,20 @@ import type { Config } from '../../config/config.ts'
 import { HttpError } from '../../errors/errors.ts'
 import { databaseErrorCode, type Sql } from '../database/connect.ts'
 import type { Log } from '../log.ts'
+import { PUSH_PAYLOAD_BYTES_MAX, type PushHub } from '../push/hub.ts'
+import { Tickets } from '../push/tickets.ts'
 import { Authenticator } from './authenticate.ts'
 import { createHttpServer, type HttpAnswer, type HttpRequest } from './http-server.ts'
 import { openApiDocument } from './openapi.ts'
 import { type RawBody, type Route, Router } from './route.ts'
 import { cardRoutes, zCard } from './routes/cards.ts'
 import { zCommand } from './routes/commands.ts'
+import { consoleRoutes } from './routes/console.ts'
 import { deviceRoutes, type LivePresence, zDevice, zPort } from './routes/devices.ts'
 import { orderRoutes, zOrder } from './routes/orders.ts'
 import { quarantineRoutes, zQuarantineItem } from './routes/quarantine.ts'
 import { systemRoutes } from './routes/system.ts'
+import { ticketRoutes } from './routes/tickets.ts'
 
 export interface AdminOptions {
   readonly config: Pick<Config, 'httpHost' | 'httpPort' | 'requestTimeoutMs'>
@@ -41,6 +45,8 @@ export interface AdminOptions {
   readonly observeRequest: (route: string, status: number, seconds: number) => void
   /** ms since the epoch */
   readonly now: () => number
+  /** Takes WebSocket subscribers; left out: there is no `/ws`. */
+  readonly push?: PushHub
   /** Routes of other parts of the gateway. */
   readonly moreRoutes?: readonly Route[]
 }
@@ -62,14 +68,17 @@ const VERSION = (
 const REQUEST_ID = /^[\x21-\x7e]{1,128}$/
 
 export function createAdmin(options: AdminOptions): Admin {
-  const { config, log, sql, apiKeys, renderMetrics, readiness, observeRequest, now } = options
+  const { config, log, sql, apiKeys, renderMetrics, readiness, observeRequest, now, push } = options
+  const tickets = new Tickets(now)
   let openApiText: string | undefined
   const routes: readonly Route[] = [
-    ...systemRoutes({ readiness, renderMetrics, version: VERSION, openApi: () => openApi() }),
+    ...systemRoutes({ readiness, renderMetrics, openApi: () => openApi() }),
+    ...consoleRoutes(),
     ...deviceRoutes(options),
     ...orderRoutes({ sql }),
     ...cardRoutes({ sql }),
     ...quarantineRoutes({ sql }),
+    ...(push === undefined ? [] : ticketRoutes({ tickets })),
     ...(options.moreRoutes ?? []),
   ]
   // made when first asked for: it costs some 20 ms of the start
@@ -111,14 +120,15 @@ export function createAdmin(options: AdminOptions): Admin {
       requestId,
       remoteAddress: request.remoteAddress,
       idempotencyKey: route.takesIdempotencyKey === true ? idempotencyKeyOf(request) : undefined,
+      ifNoneMatch: request.headers.get('if-none-match'),
       setStatus: (changed: number) => {
         status = changed
       },
     }
     const result = await route.handle(context)
     if (route.response === undefined) {
-      const { contentType, body } = result as RawBody
-      return { status, headers: [['Content-Type', contentType]], body }
+      const { contentType, body, headers = [] } = result as RawBody
+      return { status, headers: [['Content-Type', contentType], ...headers], body }
     }
     return { status, headers: [JSON_TYPE], body: JSON.stringify(result) }
   }
@@ -154,7 +164,44 @@ export function createAdmin(options: AdminOptions): Admin {
     return { ...result, headers: [...result.headers, ['X-Request-ID', requestId]] }
   }
 
-  const server = createHttpServer({ bodyBytesMax: BODY_BYTES_MAX, answer })
+  /** Who may have a WebSocket: the holder of a ticket, or of a key. */
+  async function authorize(hub: PushHub, request: HttpRequest) {
+    const startedMonoMs = performance.now()
+    const given = request.headers.get('x-request-id')
+    const requestId = given !== undefined && REQUEST_ID.test(given) ? given : randomUUID()
+    let status = 101
+    try {
+      const { ticket } = queryOf(request.query)
+      const key = ticket === undefined ? await authenticator.identify(request) : tickets.take(ticket)
+      if (key === undefined) throw new HttpError('UNAUTHENTICATED', 'the ticket is unknown, used or too old')
+      return { handler: hub.accept(key) }
+    } catch (error) {
+      const httpError = asHttpError(error)
+      status = httpError.status
+      if (httpError.code === 'INTERNAL_ERROR')
+        log.error({ event: 'request.failed', request_id: requestId, route: '/ws', err: error, msg: 'request failed' })
+      const refused = errorAnswer(httpError, requestId)
+      return { ...refused, headers: [...refused.headers, ['X-Request-ID', requestId] as const] }
+    } finally {
+      observeRequest('/ws', status, (performance.now() - startedMonoMs) / 1000)
+    }
+  }
+
+  const server = createHttpServer({
+    bodyBytesMax: BODY_BYTES_MAX,
+    answer,
+    ...(push === undefined
+      ? {}
+      : {
+          webSockets: {
+            path: '/ws',
+            payloadBytesMax: PUSH_PAYLOAD_BYTES_MAX,
+            bufferedBytesMax: push.bufferedBytesHardMax,
+            idleTimeoutS: 60,
+            authorize: (request: HttpRequest) => authorize(push, request),
+          },
+        }),
+  })
   let port = 0
   return {
     async listen() {

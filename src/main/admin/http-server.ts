@@ -6,7 +6,14 @@
  * `onAborted`, and when a response is touched after its abort. So there is one handler here, for every route: it
  * attaches `onAborted` and `onData` first, catches everything, and answers exactly once, inside `cork`.
  */
-import { App, type HttpResponse, us_listen_socket_close, us_socket_local_port } from 'uWebSockets.js'
+import {
+  App,
+  type HttpResponse,
+  type HttpRequest as RawRequest,
+  us_listen_socket_close,
+  us_socket_local_port,
+  type WebSocket,
+} from 'uWebSockets.js'
 import { GatewayError, HttpError } from '../../errors/errors.ts'
 
 export interface HttpRequest {
@@ -42,10 +49,46 @@ export interface HttpServer {
   close(withinMs: number): Promise<void>
 }
 
+/** One WebSocket as the rest of the gateway sees it. Every call after `closed` does nothing. */
+export interface PushSocket {
+  /**
+   * @param text UTF-8, not kept
+   * @returns bytes that wait for the subscriber afterwards; -1: not sent, more than `bufferedBytesMax` waited
+   */
+  send(text: string | Uint8Array): number
+  /** What is sent within leaves with one system call. */
+  cork(act: () => void): void
+  readonly bufferedBytes: number
+  /** Says why and ends; what waits is still delivered to whoever reads. */
+  end(code: number, reason: string): void
+}
+
+/** Called on the main thread. None may throw; if one does all the same, the socket is closed with 1011. */
+export interface SocketHandler {
+  opened(socket: PushSocket): void
+  received(text: string): void
+  /** Fewer bytes wait than before. */
+  drained(): void
+  closed(): void
+}
+
+export interface WebSocketOptions {
+  readonly path: string
+  /** A longer message closes the socket. */
+  readonly payloadBytesMax: number
+  /** Hard bound of what waits for one subscriber. */
+  readonly bufferedBytesMax: number
+  /** Without a sign of life, pings included; 8 to 960. */
+  readonly idleTimeoutS: number
+  /** Never rejects, by contract. A handler accepts; an answer refuses. */
+  readonly authorize: (request: HttpRequest) => Promise<HttpAnswer | { readonly handler: SocketHandler }>
+}
+
 export interface HttpServerOptions {
   readonly bodyBytesMax: number
   /** Never rejects, by contract; if it does all the same, the caller gets a bare 500. */
   readonly answer: (request: HttpRequest) => Promise<HttpAnswer>
+  readonly webSockets?: WebSocketOptions
 }
 
 /** Without it two gateways could share one port, each seeing half of the requests. */
@@ -56,6 +99,7 @@ const REASONS: Readonly<Record<number, string>> = {
   201: 'Created',
   202: 'Accepted',
   204: 'No Content',
+  304: 'Not Modified',
   400: 'Bad Request',
   401: 'Unauthorized',
   403: 'Forbidden',
@@ -86,6 +130,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   let underWay = 0
   let isClosing = false
   let onIdle: (() => void) | undefined
+  if (options.webSockets !== undefined) serveWebSockets(app, options.webSockets, () => isClosing)
 
   app.any('/*', (response, raw) => {
     let isAborted = false
@@ -135,19 +180,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     let method = ''
     try {
       method = raw.getCaseSensitiveMethod().toUpperCase()
-      const headers = new Map<string, string>()
-      raw.forEach((name, value) => {
-        headers.set(name, value)
-      })
-      const request: HttpRequest = {
-        method,
-        path: raw.getUrl(),
-        query: raw.getQuery() ?? '',
-        headers,
-        remoteAddress: Buffer.from(response.getRemoteAddressAsText()).toString('latin1'),
-        body,
-      }
-      options.answer(request).then(finish, () => finish(BARE_ERROR))
+      options.answer(requestOf(raw, response, method, body)).then(finish, () => finish(BARE_ERROR))
     } catch {
       finish(BARE_ERROR)
     }
@@ -185,6 +218,142 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   }
 }
 
+function requestOf(raw: RawRequest, response: HttpResponse, method: string, body: Promise<Uint8Array>): HttpRequest {
+  const headers = new Map<string, string>()
+  raw.forEach((name, value) => {
+    headers.set(name, value)
+  })
+  return {
+    method,
+    path: raw.getUrl(),
+    query: raw.getQuery() ?? '',
+    headers,
+    remoteAddress: Buffer.from(response.getRemoteAddressAsText()).toString('latin1'),
+    body,
+  }
+}
+
+/** What uWebSockets.js keeps with a socket. */
+interface SocketData {
+  readonly handler: SocketHandler
+  closeNow: () => void
+}
+
+function serveWebSockets(app: ReturnType<typeof App>, options: WebSocketOptions, isClosing: () => boolean): void {
+  const { path, payloadBytesMax, bufferedBytesMax, idleTimeoutS, authorize } = options
+  /** What to call when one closes. */
+  const sockets = new Map<WebSocket<SocketData>, () => void>()
+  /** Nothing may be thrown into the server: the process would end. */
+  const guarded = (socket: WebSocket<SocketData>, act: (handler: SocketHandler) => void) => {
+    const data = socket.getUserData()
+    try {
+      act(data.handler)
+    } catch {
+      data.closeNow()
+    }
+  }
+  app.ws<SocketData>(path, {
+    maxPayloadLength: payloadBytesMax,
+    // the hub counts and cuts by itself; this is the bound behind it
+    maxBackpressure: bufferedBytesMax,
+    idleTimeout: idleTimeoutS,
+    sendPingsAutomatically: true,
+    upgrade: (response, raw, context) => {
+      let isAborted = false
+      response.onAborted(() => {
+        isAborted = true
+      })
+      const refuse = (answer: HttpAnswer) => {
+        if (isAborted) return
+        isAborted = true
+        try {
+          response.cork(() => write(response, { ...answer, closesConnection: true }, false, isClosing()))
+        } catch {
+          try {
+            response.close()
+          } catch {}
+        }
+      }
+      try {
+        // the request is gone after this returns: everything is read now
+        const key = raw.getHeader('sec-websocket-key')
+        const protocol = raw.getHeader('sec-websocket-protocol')
+        const extensions = raw.getHeader('sec-websocket-extensions')
+        const request = requestOf(raw, response, 'GET', Promise.resolve(new Uint8Array()))
+        authorize(request).then(
+          (outcome) => {
+            if (!('handler' in outcome)) return refuse(outcome)
+            // not opened: whoever accepted it must know
+            if (isAborted || isClosing()) {
+              outcome.handler.closed()
+              if (!isAborted) refuse(BARE_ERROR)
+              return
+            }
+            isAborted = true
+            const data: SocketData = { handler: outcome.handler, closeNow: () => {} }
+            try {
+              response.cork(() => response.upgrade(data, key, protocol, extensions, context))
+            } catch {
+              outcome.handler.closed()
+            }
+          },
+          () => refuse(BARE_ERROR),
+        )
+      } catch {
+        refuse(BARE_ERROR)
+      }
+    },
+    open: (raw) => {
+      const { socket, closeNow, closed } = pushSocket(raw)
+      const data = raw.getUserData()
+      data.closeNow = closeNow
+      sockets.set(raw, closed)
+      guarded(raw, (handler) => handler.opened(socket))
+    },
+    message: (raw, message) => {
+      // a copy: the memory is taken back when this returns
+      const text = Buffer.from(message).toString('utf8')
+      guarded(raw, (handler) => handler.received(text))
+    },
+    drain: (raw) => guarded(raw, (handler) => handler.drained()),
+    close: (raw) => {
+      sockets.get(raw)?.()
+      sockets.delete(raw)
+      guarded(raw, (handler) => handler.closed())
+    },
+  })
+}
+
+function pushSocket(raw: WebSocket<SocketData>) {
+  // a call on a closed socket throws; after `end` the close handler has run already
+  let isOpen = true
+  const socket: PushSocket = {
+    send(text) {
+      if (!isOpen) return 0
+      // 2: dropped, nothing was written
+      return raw.send(text, false) === 2 ? -1 : raw.getBufferedAmount()
+    },
+    cork(act) {
+      if (isOpen) raw.cork(act)
+    },
+    get bufferedBytes() {
+      return isOpen ? raw.getBufferedAmount() : 0
+    },
+    end(code, reason) {
+      if (!isOpen) return
+      isOpen = false
+      raw.end(code, reason)
+    },
+  }
+  return {
+    socket,
+    closeNow: () => socket.end(1011, 'the gateway failed'),
+    closed: () => {
+      isOpen = false
+    },
+  }
+}
+
 const BARE_ERROR: HttpAnswer = {
   status: 500,
   headers: [['Content-Type', 'application/json']],
@@ -195,6 +364,10 @@ function write(response: HttpResponse, answer: HttpAnswer, isHead: boolean, isCl
   response.writeStatus(`${answer.status} ${REASONS[answer.status] ?? 'Unknown'}`)
   for (const [name, value] of answer.headers) response.writeHeader(name, value)
   const closesConnection = isClosing || answer.closesConnection === true
+  if (answer.status === 304) {
+    response.endWithoutBody(undefined, closesConnection)
+    return
+  }
   if (isHead) response.endWithoutBody(Buffer.byteLength(answer.body), closesConnection)
   else response.end(answer.body, closesConnection)
 }

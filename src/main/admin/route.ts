@@ -16,6 +16,8 @@ export interface RouteContext<P, Q, B> {
   readonly remoteAddress: string
   /** Only on routes that take one; undefined: the caller sent none. */
   readonly idempotencyKey: string | undefined
+  /** Header If-None-Match. */
+  readonly ifNoneMatch: string | undefined
   /** Another status than the declared one, for example 201. */
   setStatus(status: number): void
 }
@@ -24,6 +26,7 @@ export interface RouteContext<P, Q, B> {
 export interface RawBody {
   readonly contentType: string
   readonly body: string
+  readonly headers?: readonly (readonly [name: string, value: string])[]
 }
 
 export interface RouteDeclaration<P extends z.ZodType, Q extends z.ZodType, B extends z.ZodType, R extends z.ZodType> {

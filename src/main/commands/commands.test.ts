@@ -96,7 +96,9 @@ beforeEach(() => {
 
 let devices = 0
 /** A fresh device that the database knows. */
-async function newDevice(row: { tenant?: string; portCount?: number; tariff?: object; bkv?: boolean; id?: string } = {}) {
+async function newDevice(
+  row: { tenant?: string; portCount?: number; tariff?: object; bkv?: boolean; id?: string } = {},
+) {
   devices++
   const fresh = row.bkv === true ? String(82_000_000_000_000 + devices) : devices.toString(16).padStart(8, '0')
   const deviceId = row.id ?? fresh
@@ -161,7 +163,8 @@ async function get<S extends z.ZodType>(shape: S, path: string, secret = 'view-s
   assert.equal(response.status, 200, JSON.stringify(json))
   return shape.parse(json)
 }
-const charge = (deviceId: string, body: object, asked?: Asked) => ask('POST', `/devices/${deviceId}/charge`, body, asked)
+const charge = (deviceId: string, body: object, asked?: Asked) =>
+  ask('POST', `/devices/${deviceId}/charge`, body, asked)
 const stop = (deviceId: string, body: object, asked?: Asked) => ask('POST', `/devices/${deviceId}/stop`, body, asked)
 const send = (deviceId: string, name: string, params?: object, asked?: Asked) =>
   ask('POST', `/devices/${deviceId}/commands`, { name, ...(params === undefined ? {} : { params }) }, asked)
@@ -195,7 +198,9 @@ describe('charge', () => {
     assert.ok(livesMs > 29_000 && livesMs < 31_000, String(livesMs))
     const [order] = orders
     assert.deepEqual(
-      ['state', 'origin', 'mode', 'order_key', 'wire_hex', 'command_id', 'port', 'protocol'].map((name) => order![name]),
+      ['state', 'origin', 'mode', 'order_key', 'wire_hex', 'command_id', 'port', 'protocol'].map(
+        (name) => order![name],
+      ),
       ['pending', 'online', 'time', wire, wire, answer.command_id, 2, 'ap3000'],
     )
     assert.deepEqual(order!['tariff'], { energy: { price_fen_per_kwh: 120 } })
@@ -242,6 +247,48 @@ describe('charge', () => {
     assert.equal((await rowsOf(deviceId)).orders.length, 1)
   })
 
+  test('two gateways on one database', async () => {
+    const { sql } = database
+    const gateways = [0, 1].map(
+      () =>
+        new CommandService({
+          sql,
+          log,
+          desk,
+          commandExpiryMs: 60_000,
+          limits: { perKeyPerS: 1_000, perDevicePerS: 1_000, fleetPerS: 1_000 },
+          now: Date.now,
+        }),
+    )
+    const [one, other] = [await newDevice(), await newDevice()]
+    const caller = { key: keys[0]!, requestId: 'r', remoteAddress: '-', idempotencyKey: `two-${one}` }
+    const answers = await Promise.all(
+      Array.from({ length: 20 }, (_, index) => gateways[index % 2]!.charge(caller, one, { port: 1, mode: 'full' })),
+    )
+    assert.equal(new Set(answers.map(({ command_id }) => command_id)).size, 1)
+    // one key for two devices at the same moment: the index decides, and the loser is told
+    for (let round = 0; round < 5; round++) {
+      const keyed = { ...caller, idempotencyKey: `race-${one}-${round}` }
+      const both = await Promise.allSettled(
+        [one, other].map((id, index) => gateways[index]!.send(keyed, id, { name: 'reboot', params: {} })),
+      )
+      const lost = both.filter((result) => result.status === 'rejected')
+      assert.equal(lost.length, 1)
+      assert.equal((lost[0]!.reason as { code: string }).code, 'CONFLICT')
+    }
+    // one order_no for two devices
+    const orders = await Promise.allSettled(
+      [one, other].map((id, index) =>
+        gateways[index]!.charge({ ...caller, idempotencyKey: undefined }, id, {
+          port: 2,
+          mode: 'full',
+          order_no: `X${one}`,
+        }),
+      ),
+    )
+    assert.equal(orders.filter(({ status }) => status === 'fulfilled').length, 1)
+  })
+
   test('the same key or order_no with another body', async () => {
     const [deviceId, other] = [await newDevice(), await newDevice()]
     const body = { port: 1, mode: 'time', duration_s: 60, order_no: `K${deviceId}` }
@@ -275,7 +322,10 @@ describe('charge', () => {
     const taken = await refused(charge(theirs, { ...body, port: 2 }, { secret: 'north-secret' }), 'CONFLICT')
     assert.equal(taken.details['command_id'], undefined)
     // above all, nothing was cancelled
-    assert.deepEqual((await rowsOf(ours)).queue.map(({ status }) => status), [0])
+    assert.deepEqual(
+      (await rowsOf(ours)).queue.map(({ status }) => status),
+      [0],
+    )
   })
 
   test('what is refused leaves nothing behind', async () => {
@@ -458,12 +508,18 @@ describe('other commands', () => {
     assert.equal(await field(deviceId, 'locate', { locate_s: '5' }), 'params.locate_s')
     assert.equal(await field(deviceId, 'locate', { locateS: 5 }), 'params.locateS')
     assert.equal(await field(deviceId, 'reboot', { now: true }), 'params.now')
-    assert.equal(await field(deviceId, 'setCardKeys', { card_sector: 1, card_password_hex: 'ff' }), 'params.card_password_hex')
+    assert.equal(
+      await field(deviceId, 'setCardKeys', { card_sector: 1, card_password_hex: 'ff' }),
+      'params.card_password_hex',
+    )
     assert.equal(await field(deviceId, 'stopCabinet', { port: 0, order_hex: '00'.repeat(16) }), 'params.port')
     assert.equal(await field(deviceId, 'setQrText', { main_screen: 1, qr_ascii: 'x'.repeat(72) }), 'params.qr_ascii')
     assert.equal(await field(deviceId, 'setFsk', { frequency_mhz: 433, slaves: ['xyz'] }), 'params.slaves')
     assert.equal(await field(bkv, 'queryParameters', {}), 'params.socket')
-    assert.equal(await field(bkv, 'refreshNodes', { channel: 1, nodes: [{ socket: 300, mac_hex: '00' }] }), 'params.socket')
+    assert.equal(
+      await field(bkv, 'refreshNodes', { channel: 1, nodes: [{ socket: 300, mac_hex: '00' }] }),
+      'params.socket',
+    )
     assert.equal(await field(bkv, 'refreshNodes', { channel: 1, nodes: [null] }), 'params.nodes')
     assert.equal(await field(bkv, 'setVoice', { socket: 1, port: 3, buzzer: 0, voice: 0, windows: [] }), 'params.port')
     for (const id of [deviceId, bkv]) assert.equal((await rowsOf(id)).queue.length, 0)
@@ -479,7 +535,10 @@ describe('other commands', () => {
     }
     connect(deviceId)
     const given = await mail(3)
-    assert.deepEqual(given.map(({ commandId }) => commandId).sort(), ids.sort())
+    assert.deepEqual(
+      given.map(({ commandId }) => commandId),
+      ids,
+    )
     assert.deepEqual(
       (await rowsOf(deviceId)).queue.map(({ kind, order_no }) => [kind, order_no]),
       names.map(() => ['other', null]),
@@ -515,7 +574,15 @@ describe('looked up and cancelled', () => {
     const { command_id: id } = await accepted(send(deviceId, 'reboot'))
     const command = await get(zCommand, `/commands/${id}`)
     assert.deepEqual(
-      [command.device_id, command.name, command.state, command.attempts, command.sent_at, command.reason, command.result],
+      [
+        command.device_id,
+        command.name,
+        command.state,
+        command.attempts,
+        command.sent_at,
+        command.reason,
+        command.result,
+      ],
       [deviceId, 'reboot', 'queued', 0, null, null, null],
     )
     await refused(ask('GET', `/commands/${id}`, undefined, { secret: 'north-secret' }), 'NOT_FOUND')
@@ -529,7 +596,10 @@ describe('looked up and cancelled', () => {
     assert.notEqual(cancelled.finished_at, null)
     assert.equal((await refused(ask('DELETE', `/commands/${id}`), 'CONFLICT')).details['state'], 'cancelled')
     const audit = await database.sql`select action from audit_logs where target = ${id}`
-    assert.deepEqual(audit.map(({ action }) => action as string), ['command.cancelled'])
+    assert.deepEqual(
+      audit.map(({ action }) => action as string),
+      ['command.cancelled'],
+    )
   })
 
   test('too late when the shard has sent it', async () => {
@@ -604,7 +674,9 @@ describe('bounds', () => {
     for (let repeat = 0; repeat < 20; repeat++) assert.deepEqual(await commands.send(keyed, deviceId, reboot), first)
     // 23 requests, and a key gets 40 at once
     const rest = await Promise.allSettled(Array.from({ length: 40 }, () => commands.send(keyed, deviceId, reboot)))
-    const limited = rest.filter((one) => one.status === 'rejected').map(({ reason }) => (reason as { details: object }).details)
+    const limited = rest
+      .filter((one) => one.status === 'rejected')
+      .map(({ reason }) => (reason as { details: object }).details)
     assert.ok(limited.length >= 10, String(limited.length))
     assert.deepEqual(limited[0], { limit: 'key', retry_after_s: 1 })
   })
@@ -647,7 +719,9 @@ describe('bytes', () => {
     ['ap3000', 'bkv'].flatMap((protocol) => {
       const path = new URL(`../../protocols/${protocol}/corpus/vectors.json`, import.meta.url)
       const json = JSON.parse(readFileSync(path, 'utf8')) as Vector[] | { vectors: Vector[] }
-      return (Array.isArray(json) ? json : json.vectors).map(({ name, hex }) => [`${protocol} ${name}`, hex] as const)
+      return (Array.isArray(json) ? json : json.vectors).map(
+        ({ name, hex }) => [`${protocol} ${name}` as string, hex] as const,
+      )
     }),
   )
   /** The next mail as the frame that the shard would send under this message id. */
@@ -723,7 +797,12 @@ describe('bytes', () => {
 
   const BKV = '82241218000382'
   const STARTS: readonly [vector: string, device: string, messageId: number, body: object][] = [
-    ['bkv 0015-07-test-control-corrected', '86004459453005', 0x001c9a51, { port: 1, socket: 2, mode: 'time', duration_s: 14_400 }],
+    [
+      'bkv 0015-07-test-control-corrected',
+      '86004459453005',
+      0x001c9a51,
+      { port: 1, socket: 2, mode: 'time', duration_s: 14_400 },
+    ],
     ['bkv 0015-07-syn-start-energy', BKV, 0x6921c2d1, { port: 2, socket: 1, mode: 'energy', energy_wh: 1_000 }],
     [
       'bkv 0015-17-syn-start-one-tier',
@@ -753,7 +832,10 @@ describe('bytes', () => {
     const device = await known('04a228cd')
     await accepted(charge(device, { port: 1, mode: 'time', duration_s: 60, order_no: 'ORDER_2025061909' }))
     // balance f203 becomes 0000: the sum is less by f2 + 03
-    const expected = vectors.get('ap3000 82-test-start-37-bytes')!.replace('8200f203', '82000000').replace(/4908$/, '5407')
+    const expected = vectors
+      .get('ap3000 82-test-start-37-bytes')!
+      .replace('8200f203', '82000000')
+      .replace(/4908$/, '5407')
     assert.equal(await frame(2), expected)
   })
 

@@ -130,6 +130,8 @@ interface Request {
 
 interface OrderInsert {
   readonly mode: ChargeMode
+  /** The card that pays; null: not started by a card. */
+  readonly cardId: string | null
   /** null: the device makes the number (BKV). */
   readonly orderKey: string | null
   readonly request: object
@@ -158,10 +160,11 @@ export class CommandService {
 
   /**
    * Starts a charge: a new order and the command that begins it.
+   * @param cardId a swipe asked for it, as the protocol writes card numbers; null: somebody over HTTP
    * @throws HttpError INVALID_ARGUMENT, NOT_FOUND, CONFLICT (port busy, order_no or Idempotency-Key taken),
    *   FAILED_PRECONDITION (device and gateway cannot do it), TOO_MANY_REQUESTS
    */
-  async charge(caller: Caller, deviceId: string, body: ChargeBody): Promise<Accepted> {
+  async charge(caller: Caller, deviceId: string, body: ChargeBody, cardId: string | null = null): Promise<Accepted> {
     const target = targetOf(deviceId)
     const { protocol } = target
     const socket = socketOf(protocol, body.socket)
@@ -197,6 +200,7 @@ export class CommandService {
           orderNo,
           order: {
             mode: body.mode,
+            cardId,
             orderKey: plan.wireHex === '' ? null : plan.wireHex,
             request: {
               ...orderRequest(body),
@@ -236,7 +240,8 @@ export class CommandService {
         runningOrder(sql, deviceId, socket, body.port, body.order_no),
       ])
       let isDone = false
-      const isWaiting = running?.start_status === COMMAND_STATUS.queued
+      // an order that charges was sent, whatever its command's row says by now
+      const isWaiting = running?.state === 'pending' && running.start_status === COMMAND_STATUS.queued
       if (device !== undefined && earlier === undefined && isWaiting && running.command_id !== null) {
         const answer = await this.#options.desk.cancel(running.command_id)
         if (answer === 'unknown') throw new HttpError('UNAVAILABLE', 'the start is being stored, try again')
@@ -395,8 +400,10 @@ export class CommandService {
     const { deviceId, deviceNo, protocol } = target
     const { key, idempotencyKey } = caller
     const { desk } = this.#options
+    // sent before the others, whose snapshots must be younger than the lock
+    const lock = tx`select pg_advisory_xact_lock(hashtextextended(${deviceId}, 4))`.execute()
     const [, [device], earlier] = await Promise.all([
-      tx`select pg_advisory_xact_lock(hashtextextended(${deviceId}, 4))`,
+      lock,
       tx<DeviceRow[]>`
         select tariff, port_count from devices where device_id = ${deviceId} and tenant_id = ${key.tenant}`,
       earlierOf(tx, caller, orderNo),
@@ -422,9 +429,9 @@ export class CommandService {
         ? undefined
         : tx`
             insert into orders (order_no, tenant_id, device_id, protocol, socket, port, order_key, wire_hex, mode, state,
-              origin, request, tariff, command_id)
+              origin, card_id, request, tariff, command_id)
             values (${command.orderNo}, ${key.tenant}, ${deviceId}, ${protocol.name}, ${socket}, ${port},
-              ${order.orderKey}, ${order.orderKey}, ${order.mode}, 'pending', 'online', ${json(order.request)},
+              ${order.orderKey}, ${order.orderKey}, ${order.mode}, 'pending', ${order.cardId === null ? 'online' : 'card'}, ${order.cardId}, ${json(order.request)},
               ${order.tariff === null ? null : json(order.tariff)}, ${commandId})`,
       tx`
         insert into outbound_queue (command_id, tenant_id, device_id, name, params, kind, wire, priority,
@@ -492,7 +499,11 @@ function socketOf(protocol: Protocol, socket: number | undefined): number {
 function tariffOf(json: unknown, isGiven: boolean): Tariff {
   const tariff = parseTariff(json)
   if (!isTariffProblem(tariff)) return tariff
-  const details = { reason: 'tariff_invalid', field: tariff.at.startsWith('tariff') ? tariff.at : `tariff.${tariff.at}`, problem: tariff.problem }
+  const details = {
+    reason: 'tariff_invalid',
+    field: tariff.at.startsWith('tariff') ? tariff.at : `tariff.${tariff.at}`,
+    problem: tariff.problem,
+  }
   throw isGiven
     ? new HttpError('INVALID_ARGUMENT', `tariff: ${tariff.at}: ${tariff.problem}`, details)
     : new HttpError('FAILED_PRECONDITION', `tariff of the device: ${tariff.at}: ${tariff.problem}`, details)
@@ -552,13 +563,23 @@ async function earlierOf(
   orderNo: string | undefined,
 ): Promise<Earlier | undefined> {
   if (idempotencyKey === undefined && orderNo === undefined) return undefined
-  const [row] = await sql<Earlier[]>`
-    select command_id, order_no, request_digest,
-      kind = 'stop' and coalesce(result ->> 'reason', '') = ${START_CANCELLED} as is_start_cancelled
-    from outbound_queue
-    where tenant_id = ${key.tenant}
-      and (idempotency_key = ${idempotencyKey ?? null} or (order_no = ${orderNo ?? null} and kind = 'start'))
-    order by idempotency_key = ${idempotencyKey ?? null} desc nulls last, created_at limit 1`
+  const columns = sql`command_id, order_no, request_digest,
+    kind = 'stop' and coalesce(result ->> 'reason', '') = ${START_CANCELLED} as is_start_cancelled`
+  // apart, because one condition with "or" finds no index
+  const byKey =
+    idempotencyKey === undefined
+      ? undefined
+      : sql<Earlier[]>`
+          select ${columns} from outbound_queue
+          where tenant_id = ${key.tenant} and idempotency_key = ${idempotencyKey}`
+  const byOrderNo =
+    orderNo === undefined
+      ? undefined
+      : sql<Earlier[]>`
+          select ${columns} from outbound_queue
+          where order_no = ${orderNo} and kind = 'start' and tenant_id = ${key.tenant} limit 1`
+  const [[found] = [], [named] = []] = await Promise.all([byKey, byOrderNo])
+  const row = found ?? named
   return row
 }
 

@@ -58,7 +58,14 @@ export function evidenceRoutes({ sql, framesDirectory, now }: EvidenceParts): Ro
     return found
   }
 
-  function show(protocol: Protocol, key: ApiKey, atMs: number, isUplink: boolean, bytes: Uint8Array, source: Frame['source']): Frame {
+  function show(
+    protocol: Protocol,
+    key: ApiKey,
+    atMs: number,
+    isUplink: boolean,
+    bytes: Uint8Array,
+    source: Frame['source'],
+  ): Frame {
     const { command, messageId, fields } = explain(protocol, bytes, isUplink)
     const hex = Buffer.from(bytes).toString('hex')
     const isAdmin = key.role === 'admin'
@@ -79,7 +86,8 @@ export function evidenceRoutes({ sql, framesDirectory, now }: EvidenceParts): Ro
       path: '/api/v1/devices/{device_id}/frames',
       role: 'viewer',
       summary: 'Recorded bytes of a device beside their decoding',
-      description: 'From the recording (RECORD=all or errors) where there is one, else from cmd_log, which leaves heartbeats out.',
+      description:
+        'From the recording (RECORD=all or errors) where there is one, else from cmd_log, which leaves heartbeats out.',
       params: zDeviceParams,
       query: zWindow,
       response: z.object({ items: z.array(zFrame) }),
@@ -115,7 +123,12 @@ export function evidenceRoutes({ sql, framesDirectory, now }: EvidenceParts): Ro
         const to = query.to ?? new Date(now())
         const from = query.from ?? new Date(to.getTime() - DAY_MS)
         const rows = await sql<
-          { at: Date; kind: 'session' | 'command' | 'order' | 'event' | 'frame'; what: string; details: Record<string, unknown> }[]
+          {
+            at: Date
+            kind: 'session' | 'command' | 'order' | 'event' | 'frame'
+            what: string
+            details: Record<string, unknown>
+          }[]
         >`
           select at, kind, what, details from (
             select opened_at as at, 'session' as kind, 'opened' as what,

@@ -1,4 +1,4 @@
-/** What nobody needs a key for: alive, ready, metrics, the API's description, and a page that says where things are. */
+/** What nobody needs a key for: alive, ready, metrics, and the API's description. */
 import * as z from 'zod'
 import { HttpError } from '../../../errors/errors.ts'
 import { defineRoute, type Route } from '../route.ts'
@@ -12,10 +12,9 @@ export interface SystemParts {
   readonly renderMetrics: () => Promise<string>
   /** The document as JSON text. */
   readonly openApi: () => string
-  readonly version: string
 }
 
-export function systemRoutes({ readiness, renderMetrics, openApi, version }: SystemParts): readonly Route[] {
+export function systemRoutes({ readiness, renderMetrics, openApi }: SystemParts): readonly Route[] {
   return [
     defineRoute({
       method: 'GET',
@@ -55,26 +54,5 @@ export function systemRoutes({ readiness, renderMetrics, openApi, version }: Sys
       contentType: 'application/json',
       handle: () => ({ contentType: 'application/json', body: openApi() }),
     }),
-    defineRoute({
-      method: 'GET',
-      path: '/',
-      role: 'public',
-      summary: 'Where things are, for people',
-      contentType: 'text/html; charset=utf-8',
-      handle: () => ({ contentType: 'text/html; charset=utf-8', body: page(version) }),
-    }),
   ]
 }
-
-const page = (version: string) => `<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>Pilegate</title>
-<h1>Pilegate ${version}</h1>
-<p>Gateway for charging piles. The API lies under <code>/api/v1</code> and needs a key.</p>
-<ul>
-<li><a href="/openapi.json">/openapi.json</a>: the API, OpenAPI 3.1</li>
-<li><a href="/readyz">/readyz</a>, <a href="/healthz">/healthz</a>: state</li>
-<li><a href="/metrics">/metrics</a>: Prometheus text</li>
-</ul>
-`

@@ -1,0 +1,96 @@
+/**
+ * Limits that a device cannot keep itself (budget and power on AP3000, some tariffs on BKV): every few seconds the
+ * running orders with such limits are held against their last report, and the ones that reached a limit are stopped.
+ * It asks the database, so that it goes on after a restart. Reports come every 5 minutes: a charge may run over by that
+ * much energy, the amount is capped by what was prepaid. Thread: main.
+ */
+import type { ApiKey } from '../config/api-keys.ts'
+import { limitReached } from '../orders/charge-plan.ts'
+import { isTariffProblem, parseTariff } from '../orders/tariff.ts'
+import type { CommandService } from './commands/service.ts'
+import type { Sql } from './database/connect.ts'
+import type { Log } from './log.ts'
+
+export interface LimitsOptions {
+  readonly sql: Sql
+  readonly log: Log
+  readonly commands: CommandService
+  readonly everyMs: number
+}
+
+interface LimitedOrder {
+  readonly order_no: string
+  readonly tenant_id: string
+  readonly device_id: string
+  readonly socket: number
+  readonly port: number
+  readonly request: { readonly gateway_limits: { readonly duration_s: number | null; readonly amount_fen: number | null } }
+  readonly tariff: unknown
+  readonly started_at: Date
+  readonly duration_s: number | null
+  readonly energy_wh: number | null
+  readonly max_power_w: number | null
+}
+
+export class Limits {
+  readonly #options: LimitsOptions
+  #timer: NodeJS.Timeout | undefined
+  #isLooking = false
+
+  constructor(options: LimitsOptions) {
+    this.#options = options
+  }
+
+  start(): void {
+    this.#timer = setInterval(() => void this.look(), this.#options.everyMs)
+  }
+
+  stop(): void {
+    clearInterval(this.#timer)
+  }
+
+  /** @returns order numbers for which a stop was stored */
+  async look(): Promise<string[]> {
+    if (this.#isLooking) return []
+    this.#isLooking = true
+    const { sql, log, commands } = this.#options
+    const stopped: string[] = []
+    try {
+      const orders = await sql<LimitedOrder[]>`
+        select order_no, tenant_id, device_id, socket, port, request, tariff, started_at, duration_s, energy_wh, max_power_w
+        from orders
+        where state = 'charging' and started_at is not null and jsonb_typeof(request->'gateway_limits') = 'object'`
+      for (const order of orders) {
+        const { duration_s: durationS, amount_fen: amountFen } = order.request.gateway_limits
+        const tariff = order.tariff === null ? undefined : parseTariff(order.tariff)
+        const limits = {
+          ...(durationS !== null && { durationS }),
+          ...(amountFen !== null && { amountFen }),
+        }
+        const usage = {
+          startedMs: order.started_at.getTime(),
+          durationS: order.duration_s ?? 0,
+          energyWh: order.energy_wh ?? 0,
+          maxPowerW: order.max_power_w ?? 0,
+        }
+        const reached = limitReached(limits, usage, tariff === undefined || isTariffProblem(tariff) ? undefined : tariff)
+        if (reached === null) continue
+        const key: ApiKey = { id: 'limits', secret: '', role: 'operator', tenant: order.tenant_id, isHmacOnly: true }
+        // one stop per order and report: a refused or lost one is tried again when the next report still says so
+        const idempotencyKey = `limit-${order.order_no}-${usage.durationS}`
+        await commands.stop({ key, requestId: idempotencyKey, remoteAddress: 'gateway', idempotencyKey }, order.device_id, {
+          port: order.port,
+          socket: order.socket,
+          order_no: order.order_no,
+        })
+        stopped.push(order.order_no)
+        log.info({ event: 'limit.reached', orderNo: order.order_no, limit: reached, msg: 'a limit is reached, stopping' })
+      }
+    } catch (error) {
+      log.warn({ event: 'limit.unchecked', err: error, msg: 'limits of running orders could not be looked at' })
+    } finally {
+      this.#isLooking = false
+    }
+    return stopped
+  }
+}

@@ -1,0 +1,226 @@
+/**
+ * Connections that come and go, on real threads: SLOTS at a time, each one ICCID, a first frame in two segments with a
+ * second one right behind, sometimes a third, then an end in one of three ways; every fifth comes as a device that is
+ * still connected elsewhere, so that the older connection is taken over, on the same shard or on the other. Bystanders
+ * stay connected all along and exchange heartbeats.
+ *
+ *   node src/testing/churn.ts [--connections 100000] [--driver epoll] [--slots 200] [--seed 1] [--resets 0.3]
+ *
+ * prints what `Churned` holds; the exit code is 1 when a byte went to the wrong device or a descriptor stayed open.
+ */
+import { readdirSync } from 'node:fs'
+import { connect, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { dny } from './device-client.ts'
+import { startSocketThreads } from './socket-threads.ts'
+
+const SHARDS = 2
+const BYSTANDERS = 20
+/** Fewer devices than cycles: what the gateway remembers of devices is bounded by them. */
+const DEVICES = 2_000
+const FIRST_DEVICE = 0x0431_0000
+const FIRST_BYSTANDER = 0x0432_0000
+/** A frame that does not come within this is missing. */
+const REPLY_MS_MAX = 20_000
+
+export interface Churned {
+  readonly connections: number
+  readonly replies: number
+  /** Replies to another device or message, or frames that are none. */
+  readonly mismatches: number
+  /** Connections that ended without all their replies, though nobody took their device over. */
+  readonly cutShort: number
+  readonly takenOver: number
+  readonly resets: number
+  readonly seconds: number
+  /** Of this process, gateway threads and clients, after a tenth, after half, and at the end. */
+  readonly rssMiB: readonly number[]
+  /** Open in this process before the threads started, and after they ended. */
+  readonly descriptors: { readonly before: number; readonly whileIdle: readonly number[]; readonly after: number }
+  /** What the gate says is open when only the bystanders are left. */
+  readonly openAtTheEnd: number
+}
+
+export interface ChurnOptions {
+  readonly connections: number
+  readonly driver: 'epoll' | 'net'
+  readonly slots: number
+  readonly seed: number
+  /** Share of connections that end by a reset; the rest ends in order. */
+  readonly resets: number
+}
+
+const descriptors = () => readdirSync('/proc/self/fd').length
+const rssMiB = () => Math.round(process.memoryUsage.rss() / 1_048_576)
+const beat = (device: number, messageId: number) => Buffer.from(dny(device, messageId, 0x21, '9808020000fc00'), 'hex')
+const reply = (device: number, messageId: number) => Buffer.from(dny(device, messageId, 0x21, '00'), 'hex')
+
+export async function churn({ connections, driver, slots, seed, resets: resetShare }: ChurnOptions): Promise<Churned> {
+  // what Node opens once for threads and sockets, and keeps
+  await (await startSocketThreads(driver, 1)).stop()
+  const before = descriptors()
+  const threads = await startSocketThreads(driver, SHARDS)
+  const port = threads.supervisor.tcpPort
+  let random = seed
+  const chance = () => {
+    random = (Math.imul(random, 1_664_525) + 1_013_904_223) >>> 0
+    return random / 2 ** 32
+  }
+  let [started, replies, mismatches, cutShort, takenOver, resets] = [0, 0, 0, 0, 0, 0]
+  /** Devices connected now, and by which connection last. */
+  const holders = new Map<number, number>()
+  const rss: number[] = []
+
+  /** Resolves when all replies were heard, or the connection ended before. */
+  const converse = (socket: Socket, device: number, messageIds: readonly number[]): Promise<boolean> =>
+    new Promise((resolve) => {
+      const expected = Buffer.concat(messageIds.map((messageId) => reply(device, messageId)))
+      let heard = 0
+      const late = setTimeout(() => end(false), REPLY_MS_MAX)
+      const onClose = () => end(false)
+      const end = (isWhole: boolean) => {
+        clearTimeout(late)
+        socket.off('close', onClose)
+        socket.off('data', onData)
+        resolve(isWhole)
+      }
+      const onData = (chunk: Buffer) => {
+        if (expected.compare(chunk, 0, chunk.length, heard, Math.min(heard + chunk.length, expected.length)) !== 0) mismatches++
+        const frames = (heard % 15) + chunk.length
+        replies += Math.floor(frames / 15)
+        heard += chunk.length
+        if (heard >= expected.length) end(true)
+      }
+      socket.on('data', onData)
+      socket.on('close', onClose)
+    })
+
+  async function cycle(): Promise<void> {
+    const number = ++started
+    const taken = chance() < 0.2 ? [...holders.keys()][Math.floor(chance() * holders.size)] : undefined
+    const device = taken ?? FIRST_DEVICE + Math.floor(chance() * DEVICES)
+    holders.set(device, number)
+    const socket = connect({ port, host: '127.0.0.1', noDelay: true })
+    socket.on('error', () => {})
+    const ended = new Promise<void>((resolve) => socket.once('close', () => resolve()))
+    // the ICCID decides the shard: the same device may come to the other one
+    const iccid = `898604${String(Math.floor(chance() * 1e12)).padStart(14, '0')}`
+    const [first, second] = [beat(device, 1), beat(device, 2)]
+    const cut = 1 + Math.floor(chance() * (first.length - 1))
+    const isLong = chance() < 0.3
+    const [cutIccid, isReset] = [chance() < 0.3, chance() < resetShare]
+    const whole = converse(socket, device, [1, 2])
+    if (cutIccid) {
+      socket.write(iccid.slice(0, 7))
+      await sleep(1)
+      socket.write(iccid.slice(7))
+    } else socket.write(iccid)
+    socket.write(first.subarray(0, cut))
+    await sleep(0)
+    socket.write(Buffer.concat([first.subarray(cut), second]))
+    let isWhole = await whole
+    if (isWhole && isLong) {
+      const third = converse(socket, device, [3])
+      socket.write(beat(device, 3))
+      isWhole = await third
+    }
+    if (holders.get(device) === number) {
+      if (!isWhole) cutShort++
+      holders.delete(device)
+    } else takenOver++
+    if (isReset && !socket.destroyed) {
+      resets++
+      socket.resetAndDestroy()
+    } else {
+      socket.resume()
+      socket.end()
+    }
+    await ended
+  }
+
+  // ---- bystanders ----------------------------------------------------------------------------------------------
+  let isOver = false
+  let beats = 0
+  const bystanders = Array.from({ length: BYSTANDERS }, (_, index) => {
+    const socket = connect({ port, host: '127.0.0.1', noDelay: true })
+    socket.on('error', () => {})
+    socket.write(`898604${String(index).padStart(14, '0')}`)
+    const device = FIRST_BYSTANDER + index
+    const beating = (async () => {
+      for (let messageId = 1; !isOver; messageId = (messageId % 60_000) + 1) {
+        const whole = converse(socket, device, [messageId])
+        socket.write(beat(device, messageId))
+        if (!(await whole)) {
+          cutShort++
+          return
+        }
+        beats++
+        await sleep(50)
+      }
+    })()
+    return { socket, beating }
+  })
+
+  const whileIdle: number[] = []
+  const startedMs = performance.now()
+  for (const upTo of [0.1, 0.5, 1]) {
+    const share = Math.round(connections * upTo)
+    await Promise.all(
+      Array.from({ length: slots }, async () => {
+        while (started < share) await cycle()
+      }),
+    )
+    await settled(() => threads.gate.open, BYSTANDERS)
+    await sleep(50)
+    rss.push(rssMiB())
+    whileIdle.push(descriptors())
+  }
+  const seconds = (performance.now() - startedMs) / 1_000
+  const openAtTheEnd = threads.gate.open
+  isOver = true
+  await Promise.all(bystanders.map(({ beating }) => beating))
+  if (beats === 0) cutShort++
+  for (const { socket } of bystanders) socket.destroy()
+  await threads.stop()
+  await settled(descriptors, before)
+  return {
+    connections: started,
+    replies,
+    mismatches,
+    cutShort,
+    takenOver,
+    resets,
+    seconds: Math.round(seconds * 10) / 10,
+    rssMiB: rss,
+    descriptors: { before, whileIdle, after: descriptors() },
+    openAtTheEnd,
+  }
+}
+
+async function settled(value: () => number, wanted: number): Promise<void> {
+  for (let round = 0; round < 100 && value() > wanted; round++) await sleep(20)
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const { values } = parseArgs({
+    options: {
+      connections: { type: 'string', default: '100000' },
+      driver: { type: 'string', default: 'epoll' },
+      slots: { type: 'string', default: '200' },
+      seed: { type: 'string', default: '1' },
+      resets: { type: 'string', default: '0.3' },
+    },
+  })
+  const churned = await churn({
+    connections: Number(values.connections),
+    driver: values.driver === 'net' ? 'net' : 'epoll',
+    slots: Number(values.slots),
+    seed: Number(values.seed),
+    resets: Number(values.resets),
+  })
+  console.log(JSON.stringify(churned))
+  const isClean = churned.mismatches + churned.cutShort === 0 && churned.descriptors.after <= churned.descriptors.before
+  process.exit(isClean ? 0 : 1)
+}

@@ -1,0 +1,193 @@
+/**
+ * Fates of commands into `outbound_queue`, and what they do to orders. A final status stands: the first one is the fate,
+ * another that comes later is evidence. A row of an older session epoch than the one stored is refused; epoch 0 is main,
+ * which speaks for commands that no session has.
+ */
+import { createHash } from 'node:crypto'
+import { eventIdOf } from '../../src/events/event-id.ts'
+import type { TransactionSql } from '../../src/main/database/connect.ts'
+import type { OrderEvent } from '../../src/orders/state.ts'
+import type { CommandFateRow } from '../../src/rows/index.ts'
+import { type Columns, parameters, source } from './columns.ts'
+import type { DerivedEvent, OrderBook } from './order-book.ts'
+import { all, pick, run } from './statements.ts'
+
+/** `outbound_queue.status` in the words of contract 3. */
+export const COMMAND_STATES = ['queued', 'sent', 'acked', 'dead', 'refused', 'expired', 'cancelled'] as const
+const FINAL = 2
+const ACKED = 2
+
+/** What a status of a start or stop is to its order. */
+export const START_EVENTS: readonly (OrderEvent | undefined)[] = [
+  undefined,
+  'start_sent',
+  'start_acked',
+  'start_dead',
+  'start_refused',
+  'start_expired',
+  'start_cancelled',
+]
+const STOP_EVENTS: readonly (OrderEvent | undefined)[] = [
+  undefined,
+  'stop_sent',
+  'stop_acked',
+  'stop_dead',
+  'stop_refused',
+  'stop_dead',
+  'stop_dead',
+]
+/** Commands whose result is a parameter, read or written. */
+const PARAMETER_COMMAND = /^(?:read|write|set|queryParameters)/
+
+export interface StoredCommand {
+  readonly command_id: string
+  readonly device_id: string
+  readonly name: string
+  readonly kind: string
+  readonly order_no: string | null
+  readonly wire_hex: string | null
+  status: number
+  attempts: number
+  message_id: number | null
+  epoch: number | null
+  sent_at: Date | null
+  finished_at: Date | null
+  result: Record<string, unknown> | null
+  isChanged?: boolean
+}
+
+const LOAD_COMMANDS = `
+  select command_id, device_id, name, kind, order_no, wire->>'wire_hex' as wire_hex, status, attempts, message_id, epoch,
+    sent_at, finished_at, result
+  from outbound_queue where command_id = any($1::text[]) order by command_id for update`
+const COMMANDS = {
+  command_id: 'text',
+  status: 'int4',
+  attempts: 'int4',
+  message_id: 'int8',
+  epoch: 'int8',
+  sent_at: 'time',
+  finished_at: 'time',
+  result: 'json',
+} as const satisfies Columns
+const UPDATE_COMMANDS = `
+  update outbound_queue q set status = i.status, attempts = i.attempts, message_id = i.message_id, epoch = i.epoch,
+    sent_at = i.sent_at, finished_at = i.finished_at, result = i.result
+  from ${source(COMMANDS)} where q.command_id = i.command_id`
+
+export type FateOutcome = 'applied' | 'repeated' | 'fenced'
+
+export class CommandFates {
+  readonly events: DerivedEvent[] = []
+  readonly #tx: TransactionSql
+  readonly #commands = new Map<string, StoredCommand>()
+  /** Finals that came after another one. */
+  readonly #contradictions: CommandFateRow[] = []
+
+  private constructor(tx: TransactionSql) {
+    this.#tx = tx
+  }
+
+  static async load(tx: TransactionSql, rows: readonly CommandFateRow[]): Promise<CommandFates> {
+    const fates = new CommandFates(tx)
+    if (rows.length === 0) return fates
+    const ids = [...new Set(rows.map(({ commandId }) => commandId))]
+    const values = parameters({ ids: 'text' }, { ids })
+    for (const row of await run<StoredCommand>(tx, LOAD_COMMANDS, values)) fates.#commands.set(row.command_id, row)
+    return fates
+  }
+
+  /** @returns repeated also for a command that is not stored any more */
+  apply(row: CommandFateRow, book: OrderBook): FateOutcome {
+    const command = this.#commands.get(row.commandId)
+    if (command === undefined) return 'repeated'
+    if (row.epoch !== 0 && command.epoch !== null && row.epoch < command.epoch) return 'fenced'
+    if (command.status >= FINAL) {
+      if (row.status >= FINAL && row.status !== command.status) this.#contradictions.push(row)
+      return 'repeated'
+    }
+    const isFinal = row.status >= FINAL
+    const isNews = isFinal || command.status < row.status || row.attempts > command.attempts
+    if (!isNews) return 'repeated'
+    command.isChanged = true
+    command.status = Math.max(command.status, row.status)
+    command.attempts = Math.max(command.attempts, row.attempts)
+    command.message_id = row.messageId ?? command.message_id
+    if (row.epoch !== 0) command.epoch = row.epoch
+    if (command.attempts > 0) command.sent_at ??= new Date(row.atMs)
+    if (isFinal) {
+      command.finished_at = new Date(row.atMs)
+      const said = JSON.parse(row.result) as Record<string, unknown>
+      command.result = { ...command.result, ...said, reason: row.reason }
+      this.#tellFinished(command, row, said)
+    }
+    this.#moveOrder(command, row, book)
+    return 'applied'
+  }
+
+  #moveOrder(command: StoredCommand, row: CommandFateRow, book: OrderBook): void {
+    const order = command.order_no === null ? undefined : book.order(command.order_no)
+    if (order === undefined) return
+    const { atMs, epoch, reason, status } = row
+    if (command.kind === 'start') {
+      const event = START_EVENTS[status]
+      const result = command.result ?? {}
+      const fate = { atMs, epoch, reason, wireHex: command.wire_hex ?? '', result }
+      if (event !== undefined) book.startMoved(order, event, fate)
+    } else if (command.kind === 'stop') {
+      const event = STOP_EVENTS[status]
+      if (event !== undefined) book.stopMoved(order, event, atMs, epoch)
+    }
+  }
+
+  #tellFinished(command: StoredCommand, row: CommandFateRow, said: Record<string, unknown>): void {
+    const { command_id, name, order_no } = command
+    const { deviceId, epoch, atMs, reason } = row
+    const tell = (eventType: string, data: Record<string, unknown>) => {
+      const eventId = eventIdOf(eventType, deviceId, command_id)
+      this.events.push({ eventId, eventType, deviceId, epoch, orderKey: order_no, atMs, data })
+    }
+    tell('command.finished', {
+      command_id,
+      name,
+      state: COMMAND_STATES[row.status],
+      reason,
+      attempts: command.attempts,
+      order_no,
+      result: said,
+    })
+    if (row.status === ACKED && PARAMETER_COMMAND.test(name))
+      tell('device.param_result', { command_id, name, result: said })
+  }
+
+  async write(): Promise<void> {
+    const changed = [...this.#commands.values()].filter(({ isChanged }) => isChanged === true)
+    const values = pick(changed, {
+      command_id: (c) => c.command_id,
+      status: (c) => c.status,
+      attempts: (c) => c.attempts,
+      message_id: (c) => c.message_id,
+      epoch: (c) => c.epoch,
+      sent_at: (c) => c.sent_at?.getTime(),
+      finished_at: (c) => c.finished_at?.getTime(),
+      result: (c) => (c.result === null ? null : JSON.stringify(c.result)),
+    })
+    await all([
+      changed.length > 0 && run(this.#tx, UPDATE_COMMANDS, parameters(COMMANDS, values)),
+      ...this.#contradictions.map((row) => this.#keep(row)),
+    ])
+  }
+
+  /** Exactly one fate; what contradicts it is kept once, as text, for it has no bytes of its own. */
+  async #keep(row: CommandFateRow): Promise<void> {
+    const { commandId, deviceId, status, reason, result } = row
+    const stands = COMMAND_STATES[this.#commands.get(commandId)?.status ?? 0]
+    const note = `command ${commandId} is ${stands}; later ${COMMAND_STATES[status]}, ${reason}`
+    const digest = createHash('sha256').update(`${commandId}/${status}/${reason}`).digest('hex')
+    await this.#tx`
+      insert into quarantine (tenant_id, device_id, reason, bytes, note, digest)
+      values (coalesce((select tenant_id from devices where device_id = ${deviceId}), 'default'), ${deviceId},
+        'command_fate_conflict', ${Buffer.from(result)}, ${note}, ${`fate:${digest}`})
+      on conflict (digest) do nothing`
+  }
+}
