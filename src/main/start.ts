@@ -421,6 +421,8 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   await supervisor.startAcceptor()
   maintenance.start()
   desk.start()
+  const limits = new Limits({ sql, log, commands, everyMs: LIMITS_EVERY_MS })
+  limits.start()
   webhooks.start()
   if (waiting > 0) log.info({ event: 'commands.loaded', waiting, msg: 'commands of the last start are picked up' })
 
