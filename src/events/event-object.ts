@@ -13,6 +13,7 @@ export const EVENT_TYPES = [
   'charging.started',
   'charging.progress',
   'charging.ended',
+  'order.corrected',
   'order.failed',
   'card.swiped',
   'command.finished',

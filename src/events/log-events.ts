@@ -7,6 +7,7 @@ export const LOG_EVENTS = {
   'acceptor.replaced': 'a new acceptor thread listens',
   'card.unanswered': 'a card question got no answer from the database; the device decides by itself',
   'command.unended': 'the fate of a command that no shard has could not be stored; tried again',
+  'command.unusable': 'a stored command can never be sent (another release, or by hand); it ends dead',
   'commands.loaded': 'commands without a fate were found at the start and are picked up',
   'database.died': 'the embedded PostgreSQL ended by itself; it is started again',
   'database.lost': 'queries do not reach the database: nothing is acknowledged, history spools',

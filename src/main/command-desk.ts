@@ -16,7 +16,7 @@ import { COMMAND_STATUS } from '../session/command-lane.ts'
 import type { ReturnedCommand } from '../session/effects.ts'
 import type { Directory } from '../shared/directory.ts'
 import { OUTBOX_FULL, type OutboxProducer } from '../shared/outbox.ts'
-import type { Sql } from './database/connect.ts'
+import type { CommandStore, WaitingCommand } from './command-store.ts'
 import type { Log } from './log.ts'
 
 /** A command that is stored. */
@@ -39,15 +39,34 @@ export interface StoredCommand {
 
 interface Live extends StoredCommand {
   readonly deviceKey: number
-  /** held: waits for its device; given: with a shard. */
-  state: 'held' | 'given'
+  /** held: waits for its device; given: with a shard; ending: its fate is being written here. */
+  state: 'held' | 'given' | 'ending'
   shard: number
+  /** Session it was given to. */
+  epoch: number
   attempts: number
   messageId: number | undefined
+  /**
+   * The table may know more than we do (its session thread died, or an answer was lost): nothing is done with it before
+   * this is true and the table was asked.
+   */
+  isTold: (() => boolean) | undefined
+}
+
+/** The latest message id the database knows for a device; asked once per session that gets commands. */
+interface LastMessageId {
+  readonly epoch: number
+  /** undefined: the answer is not there yet */
+  messageId: number | null | undefined
+}
+
+interface Cancel {
+  readonly live: Live
+  readonly resolve: (answer: CancelAnswer) => void
 }
 
 export interface CommandDeskOptions {
-  readonly sql: Sql
+  readonly store: CommandStore
   readonly log: Log
   readonly directory: Directory
   /** One per shard. */
@@ -57,6 +76,8 @@ export interface CommandDeskOptions {
   readonly commandsMax: number
   readonly commandsPerDeviceMax: number
   readonly now: () => number
+  /** setTimeout, or the simulation's. */
+  readonly after: (ms: number, act: () => void) => void
   /** Held commands came or went: part of commands_pending. */
   readonly onHeld: (change: number) => void
   /** A command ended here: it never reached its device. */
@@ -66,15 +87,14 @@ export interface CommandDeskOptions {
 export type CancelAnswer = 'cancelled' | 'too_late' | 'unknown'
 
 const CANCEL_WITHIN_MS = 2_000
+export const SWEEP_MS = 250
 
 export class CommandDesk {
   readonly #options: CommandDeskOptions
   readonly #live = new Map<string, Live>()
   readonly #byDevice = new Map<number, Set<Live>>()
-  readonly #cancels = new Map<number, (isCancelled: boolean) => void>()
-  /** Latest message id the database knew, asked once per device and start. */
-  readonly #lastMessageId = new Map<number, number | null>()
-  readonly #lookups = new Map<number, Promise<void>>()
+  readonly #cancels = new Map<number, Cancel>()
+  readonly #lastMessageIds = new Map<number, LastMessageId>()
   #questionId = 0
   #timer: NodeJS.Timeout | undefined
 
@@ -113,95 +133,126 @@ export class CommandDesk {
   }
 
   #take(command: StoredCommand, attempts: number, messageId: number | undefined): void {
-    if (this.#live.has(command.commandId)) return
     const found = parseAnyDeviceId(command.deviceId)
     if (found === undefined) throw new Error(`command ${command.commandId} for no device of ours: ${command.deviceId}`)
-    const key = deviceKeyOf(found.protocol, found.deviceNo)
-    const live: Live = { ...command, deviceKey: key, state: 'held', shard: -1, attempts, messageId }
+    const deviceKey = deviceKeyOf(found.protocol, found.deviceNo)
+    const live: Live = {
+      ...command,
+      deviceKey,
+      state: 'held',
+      shard: -1,
+      epoch: 0,
+      attempts,
+      messageId,
+      isTold: undefined,
+    }
     this.#live.set(live.commandId, live)
-    const ofDevice = this.#byDevice.get(key) ?? new Set()
-    this.#byDevice.set(key, ofDevice.add(live))
+    const ofDevice = this.#byDevice.get(deviceKey) ?? new Set()
+    this.#byDevice.set(deviceKey, ofDevice.add(live))
     this.#options.onHeld(1)
-    void this.#giveAll(live.deviceKey, live.deviceId)
+    this.#deliver(deviceKey)
   }
 
-  /** Gives everything held for a device to the shard that speaks for it, if one does, in order of arrival. */
-  async #giveAll(deviceKey: number, deviceId: string): Promise<void> {
-    if (!this.#lastMessageId.has(deviceKey)) {
-      // one question for all who wait: nobody may overtake the one that asked
-      let lookup = this.#lookups.get(deviceKey)
-      if (lookup === undefined) {
-        lookup = this.#lookUpMessageId(deviceKey, deviceId)
-        this.#lookups.set(deviceKey, lookup)
-      }
-      await lookup
-      this.#lookups.delete(deviceKey)
-    }
-    for (const live of this.#byDevice.get(deviceKey) ?? []) if (live.state === 'held') this.#give(live)
-  }
-
-  async #lookUpMessageId(deviceKey: number, deviceId: string): Promise<void> {
-    try {
-      const [row] = await this.#options.sql<{ message_id: number }[]>`
-        select message_id from outbound_queue
-        where device_id = ${deviceId} and message_id is not null order by sent_at desc nulls last limit 1`
-      this.#lastMessageId.set(deviceKey, row?.message_id ?? null)
-    } catch {
-      // the database is away: the session's own memory decides, and the next command asks again
-    }
-  }
-
-  #give(live: Live): void {
-    const claim = this.#options.directory.look(live.deviceKey)
-    if (claim === undefined || !claim.isOnline) return
-    const mailbox = this.#options.mailboxes[claim.shard]!
-    const row = encodeRow(commandMail, {
-      commandId: live.commandId,
-      deviceKey: live.deviceKey,
-      name: live.name,
-      fields: JSON.stringify(live.fields),
-      priority: live.priority,
-      expiresMs: live.expiresMs,
-      wireHex: live.wireHex,
-      socket: live.socket,
-      port: live.port,
-      attempts: live.attempts,
-      messageId: live.messageId ?? null,
-      lastMessageId: this.#lastMessageId.get(live.deviceKey) ?? null,
-    })
-    // a full mailbox keeps it held; the sweep tries again
-    if (mailbox.append(row) === OUTBOX_FULL) return
-    live.state = 'given'
-    live.shard = claim.shard
-    this.#options.onHeld(-1)
-    if (mailbox.publish()) this.#options.wakeShard(claim.shard)
-  }
-
-  /** A device has a session again: what waits for it goes, in order of arrival. */
-  deviceOnline(deviceKey: number): void {
-    for (const { deviceId } of this.#byDevice.get(deviceKey) ?? []) {
-      void this.#giveAll(deviceKey, deviceId)
+  /**
+   * Gives what is held for a device to the session that speaks for it, if one does, in order of arrival: what an older
+   * session still has comes back first, and nothing overtakes what a full mailbox did not take.
+   */
+  #deliver(deviceKey: number): void {
+    const ofDevice = this.#byDevice.get(deviceKey)
+    const claim = this.#options.directory.look(deviceKey)
+    if (ofDevice === undefined || claim?.isOnline !== true) return
+    const last = this.#lastMessageIds.get(deviceKey)
+    if (last?.epoch !== claim.epoch) {
+      void this.#askLastMessageId(deviceKey, claim.epoch)
       return
     }
+    if (last.messageId === undefined) return
+    const mailbox = this.#options.mailboxes[claim.shard]!
+    const nowMs = this.#options.now()
+    let isAnyGiven = false
+    for (const live of ofDevice) {
+      if (live.state === 'given' && live.epoch !== claim.epoch) break
+      if (live.state !== 'held' || live.expiresMs <= nowMs) continue
+      if (live.isTold !== undefined) break
+      const row = encodeRow(commandMail, {
+        commandId: live.commandId,
+        deviceKey,
+        epoch: claim.epoch,
+        name: live.name,
+        fields: JSON.stringify(live.fields),
+        priority: live.priority,
+        expiresMs: live.expiresMs,
+        wireHex: live.wireHex,
+        socket: live.socket,
+        port: live.port,
+        attempts: live.attempts,
+        messageId: live.messageId ?? null,
+        lastMessageId: last.messageId,
+      })
+      // a full mailbox keeps it held; the sweep tries again
+      if (mailbox.append(row) === OUTBOX_FULL) break
+      live.state = 'given'
+      live.shard = claim.shard
+      live.epoch = claim.epoch
+      this.#options.onHeld(-1)
+      isAnyGiven = true
+    }
+    if (isAnyGiven && mailbox.publish()) this.#options.wakeShard(claim.shard)
   }
 
-  /** A shard could not finish a command: its device is not there any more. */
+  /**
+   * Every id that ever left is in the table, because a command is written there before it is sent: a session goes on
+   * behind it, whoever spoke for the device before.
+   */
+  async #askLastMessageId(deviceKey: number, epoch: number): Promise<void> {
+    const [{ deviceId } = { deviceId: '' }] = this.#byDevice.get(deviceKey) ?? []
+    const last: LastMessageId = { epoch, messageId: undefined }
+    this.#lastMessageIds.set(deviceKey, last)
+    try {
+      last.messageId = (await this.#options.store.lastMessageId(deviceId)) ?? null
+    } catch {
+      // the database is away: nothing could be sent anyway; the sweep asks again
+      if (this.#lastMessageIds.get(deviceKey) === last) this.#lastMessageIds.delete(deviceKey)
+      return
+    }
+    this.#deliver(deviceKey)
+  }
+
+  /** A device has a session again: what waits for it goes. */
+  deviceOnline(deviceKey: number): void {
+    this.#deliver(deviceKey)
+  }
+
+  /** A shard could not finish a command: its session is not there any more. */
   returned({ commandId, attempts, messageId }: ReturnedCommand): void {
     const live = this.#live.get(commandId)
-    if (live === undefined || live.state === 'held') return
-    live.state = 'held'
+    if (live === undefined || live.state !== 'given') return
     live.attempts = Math.max(live.attempts, attempts)
     live.messageId = messageId ?? live.messageId
-    this.#options.onHeld(1)
-    void this.#giveAll(live.deviceKey, live.deviceId)
+    this.#hold(live)
+    this.#deliver(live.deviceKey)
   }
 
-  /** A session thread died: what it had is given to whoever speaks for the devices next. */
-  shardLost(shard: number): void {
+  #hold(live: Live): void {
+    live.state = 'held'
+    this.#options.onHeld(1)
+  }
+
+  /**
+   * A session thread died: what it had is given to whoever speaks for the devices next, once the table says how far it
+   * was: what it told us last may have died with it.
+   * @param isTold true from when every row that it left behind is stored
+   */
+  shardLost(shard: number, isTold: () => boolean): void {
     for (const live of this.#live.values())
       if (live.state === 'given' && live.shard === shard) {
-        live.state = 'held'
-        this.#options.onHeld(1)
+        live.isTold = isTold
+        this.#hold(live)
+      }
+    for (const [questionId, { live, resolve }] of this.#cancels)
+      if (live.shard === shard) {
+        this.#cancels.delete(questionId)
+        resolve('too_late')
       }
   }
 
@@ -221,51 +272,48 @@ export class CommandDesk {
     this.#live.delete(live.commandId)
     const ofDevice = this.#byDevice.get(live.deviceKey)
     ofDevice?.delete(live)
-    if (ofDevice?.size === 0) this.#byDevice.delete(live.deviceKey)
+    if (ofDevice?.size !== 0) return
+    this.#byDevice.delete(live.deviceKey)
+    this.#lastMessageIds.delete(live.deviceKey)
   }
 
-  /** Cancels a command that was not sent. */
+  /** Cancels a command that was not sent. The answer `cancelled` is durable. */
   async cancel(commandId: string): Promise<CancelAnswer> {
     const live = this.#live.get(commandId)
     if (live === undefined) return 'unknown'
-    if (live.attempts > 0) return 'too_late'
-    if (live.state === 'given') {
-      const questionId = ++this.#questionId
-      const isCancelled = await new Promise<boolean>((resolve) => {
-        this.#cancels.set(questionId, resolve)
-        this.#options.askCancel(live.shard, questionId, live.deviceKey, commandId)
-        setTimeout(() => {
-          if (this.#cancels.delete(questionId)) resolve(false)
-        }, CANCEL_WITHIN_MS)
-      })
-      return isCancelled ? 'cancelled' : 'too_late'
-    }
-    return (await this.#endHeld(live, COMMAND_STATUS.cancelled, 'cancelled')) ? 'cancelled' : 'too_late'
+    if (live.attempts > 0 || live.state === 'ending' || live.isTold !== undefined) return 'too_late'
+    if (live.state === 'held') return this.#endCancelled(live)
+    const questionId = ++this.#questionId
+    return new Promise<CancelAnswer>((resolve) => {
+      this.#cancels.set(questionId, { live, resolve })
+      this.#options.askCancel(live.shard, questionId, live.deviceKey, commandId)
+      // the answer may come later all the same: then the command is in our hands again
+      this.#options.after(CANCEL_WITHIN_MS, () => resolve('too_late'))
+    })
   }
 
+  /** @param isCancelled the shard has let go of the command; its fate is ours to write */
   cancelAnswered(questionId: number, isCancelled: boolean): void {
-    const resolve = this.#cancels.get(questionId)
+    const cancel = this.#cancels.get(questionId)
+    if (cancel === undefined) return
     this.#cancels.delete(questionId)
-    resolve?.(isCancelled)
+    const { live, resolve } = cancel
+    if (!isCancelled) return resolve('too_late')
+    this.#hold(live)
+    void this.#endCancelled(live).then(resolve)
+  }
+
+  async #endCancelled(live: Live): Promise<CancelAnswer> {
+    return (await this.#endHeld(live, COMMAND_STATUS.cancelled, 'cancelled')) ? 'cancelled' : 'too_late'
   }
 
   /** Gives a fate to a command that no shard has. @returns false: it has one, or the database is away */
   async #endHeld(live: Live, status: number, reason: string): Promise<boolean> {
-    // not held any more, so that nobody gives it away while its fate is being written
-    live.state = 'given'
-    live.shard = -1
+    live.state = 'ending'
     this.#options.onHeld(-1)
+    let isEnded: boolean
     try {
-      const rows = await this.#options.sql`
-        update outbound_queue set status = ${status}, finished_at = now(),
-          result = ${this.#options.sql.json({ reason })}
-        where command_id = ${live.commandId} and status < 2 returning order_no`
-      const orderNo = rows[0]?.['order_no'] as string | null | undefined
-      if (orderNo != null)
-        await this.#options.sql`
-          update orders set state = ${status === COMMAND_STATUS.cancelled ? 'cancelled' : 'failed'}, fail_reason = ${reason},
-            version = version + 1, updated_at = now()
-          where order_no = ${orderNo} and state in ('pending', 'starting') and command_id = ${live.commandId}`
+      isEnded = await this.#options.store.end(live.commandId, status, reason)
     } catch (error) {
       this.#options.log.warn({
         event: 'command.unended',
@@ -273,11 +321,14 @@ export class CommandDesk {
         commandId: live.commandId,
         msg: 'fate not stored yet',
       })
-      live.state = 'held'
-      this.#options.onHeld(1)
+      // stored all the same, perhaps, and only the answer was lost: what is cancelled must not be sent
+      live.isTold = () => true
+      this.#hold(live)
       return false
     }
     this.#forget(live)
+    // a fate that was written by an earlier try, whose answer was lost, or by a session before a restart
+    if (!isEnded) return false
     this.#options.onEnded(
       live.name,
       status === COMMAND_STATUS.cancelled ? 'cancelled' : status === COMMAND_STATUS.dead ? 'dead' : 'expired',
@@ -285,67 +336,66 @@ export class CommandDesk {
     return true
   }
 
-  #sweep(): void {
+  /** What waits: asks about the commands of dead threads, ends what is overdue, offers the rest again. */
+  sweep(): void {
     const nowMs = this.#options.now()
+    const told: Live[] = []
+    const waiting = new Set<number>()
     for (const live of this.#live.values()) {
       if (live.state !== 'held') continue
-      if (live.expiresMs > nowMs) void this.#giveAll(live.deviceKey, live.deviceId)
+      if (live.isTold !== undefined) {
+        if (live.isTold()) told.push(live)
+      } else if (live.expiresMs > nowMs) waiting.add(live.deviceKey)
       else if (live.attempts > 0) void this.#endHeld(live, COMMAND_STATUS.dead, 'connection_lost')
       else void this.#endHeld(live, COMMAND_STATUS.expired, 'expired')
     }
+    if (told.length > 0) void this.#learn(told)
+    for (const deviceKey of waiting) this.#deliver(deviceKey)
+  }
+
+  /** How far were the commands of a dead thread? */
+  async #learn(lives: readonly Live[]): Promise<void> {
+    const isTold = new Map(lives.map((live) => [live, live.isTold!]))
+    // asked once, not at every sweep until the answer is there
+    for (const live of lives) live.isTold = () => false
+    try {
+      const rows = await this.#options.store.progress(lives.map(({ commandId }) => commandId))
+      const byId = new Map(rows.map((row) => [row.commandId, row]))
+      for (const live of lives) {
+        const row = byId.get(live.commandId)
+        if (row === undefined || row.status >= COMMAND_STATUS.acked) {
+          this.#forget(live)
+          continue
+        }
+        live.attempts = Math.max(live.attempts, row.attempts)
+        live.messageId = row.messageId ?? live.messageId
+        live.isTold = undefined
+      }
+    } catch {
+      for (const live of lives) live.isTold = isTold.get(live)
+    }
+    for (const deviceKey of new Set(lives.map((live) => live.deviceKey))) this.#deliver(deviceKey)
   }
 
   /** Cold start: commands without a fate are picked up where the last start left them. */
   async load(): Promise<number> {
-    const rows = await this.#options.sql<
-      {
-        command_id: string
-        device_id: string
-        name: string
-        priority: number
-        wire: { fields: Fields; wire_hex: string; socket: number; port: number }
-        expires_at: Date
-        attempts: number
-        message_id: number | null
-      }[]
-    >`select command_id, device_id, name, priority, wire, expires_at, attempts, message_id
-      from outbound_queue where status < 2 order by created_at`
+    const { store, log } = this.#options
+    const rows = await store.waiting()
     for (const row of rows) {
       const problem = problemOf(row)
-      if (problem !== undefined) {
-        await this.#endUnusable(row.command_id, row.name, problem)
+      if (problem === undefined) {
+        this.#take(row, row.attempts, row.messageId ?? undefined)
         continue
       }
-      this.#take(
-        {
-          commandId: row.command_id,
-          deviceId: row.device_id,
-          name: row.name,
-          fields: row.wire.fields,
-          priority: row.priority,
-          expiresMs: row.expires_at.getTime(),
-          wireHex: row.wire.wire_hex,
-          socket: row.wire.socket,
-          port: row.wire.port,
-        },
-        row.attempts,
-        row.message_id ?? undefined,
-      )
+      // stored by another release, or by hand: it would take its shard's thread along when it is sent
+      await store.end(row.commandId, COMMAND_STATUS.dead, 'unusable', problem)
+      log.error({ event: 'command.unusable', commandId: row.commandId, command: row.name, msg: problem })
     }
     return rows.length
   }
 
-  /** Stored by another release, or by hand: it would take its shard's thread along when it is sent. */
-  async #endUnusable(commandId: string, name: string, problem: string): Promise<void> {
-    await this.#options.sql`
-      update outbound_queue set status = ${COMMAND_STATUS.dead}, finished_at = now(),
-        result = ${this.#options.sql.json({ reason: 'unusable', problem })}
-      where command_id = ${commandId} and status < 2`
-    this.#options.log.error({ event: 'command.unusable', commandId, command: name, msg: problem })
-  }
-
   start(): void {
-    this.#timer = setInterval(() => this.#sweep(), 250)
+    this.#timer = setInterval(() => this.sweep(), SWEEP_MS)
   }
 
   stop(): void {
@@ -354,21 +404,17 @@ export class CommandDesk {
 }
 
 /** Why a stored command can never be sent; undefined: it can. */
-function problemOf(row: {
-  readonly device_id: string
-  readonly name: string
-  readonly wire: { readonly fields: Fields; readonly wire_hex: string; readonly socket: number; readonly port: number }
-}): string | undefined {
-  const found = parseAnyDeviceId(row.device_id)
-  if (found === undefined) return `no device of ours: ${row.device_id}`
+function problemOf(row: WaitingCommand): string | undefined {
+  const found = parseAnyDeviceId(row.deviceId)
+  if (found === undefined) return `no device of ours: ${row.deviceId}`
   const downlink = found.protocol.downlinkByName.get(row.name)
   if (downlink === undefined) return `${found.protocol.name} has no command ${row.name}`
   try {
-    downlink.encode(row.wire.fields)
+    downlink.encode(row.fields)
   } catch (error) {
     return (error as Error).message
   }
-  const { wire_hex: wireHex, socket, port } = row.wire
+  const { wireHex, socket, port } = row
   if (typeof wireHex !== 'string' || typeof socket !== 'number' || typeof port !== 'number') return 'wire is incomplete'
   return undefined
 }

@@ -7,7 +7,7 @@
  */
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
-import { closeClients, DeviceClient, dny, iccidHex, le, settlementData } from '../testing/device-client.ts'
+import { closeClients, DeviceClient, type Dny, dny, iccidHex, le, settlementData } from '../testing/device-client.ts'
 import { eventually, GatewayProcess } from '../testing/gateway-process.ts'
 
 const PILE = 0x04ab373b
@@ -31,6 +31,16 @@ after(async () => {
   await gateway.remove()
 })
 
+/** Commands of the gateway's own, which may come between answers: an 82 follows an accepted card. */
+const commands: Dny[] = []
+async function nextAnswer(client: DeviceClient): Promise<Dny> {
+  for (;;) {
+    const frame = await client.next()
+    if (frame.command !== 0x82) return frame
+    commands.push(frame)
+  }
+}
+
 /** The whole answer: same physId, same msgId, same command unless told otherwise. */
 async function answered(
   client: DeviceClient,
@@ -41,8 +51,16 @@ async function answered(
   down: string,
   by = command,
 ) {
-  const { hex } = await client.exchange(dny(physId, messageId, command, up))
+  client.send(dny(physId, messageId, command, up))
+  const { hex } = await nextAnswer(client)
   assert.equal(hex, dny(physId, messageId, by, down), `answer of ${command.toString(16)}`)
+}
+
+/** Frames nobody asked for within the time. */
+async function unasked(client: DeviceClient, ms: number): Promise<readonly Dny[]> {
+  const frames = await client.silence(ms)
+  commands.push(...frames.filter(({ command }) => command === 0x82))
+  return frames.filter(({ command }) => command !== 0x82)
 }
 
 const device = (id: string) => gateway.get(`/api/v1/devices/${id}`)
@@ -99,7 +117,8 @@ test('22 and 12 are answered with the time as four bytes', async () => {
     [host, HOST, 0x12],
   ] as const) {
     const before = Math.floor(Date.now() / 1_000)
-    const answer = await client.exchange(dny(physId, 7, command))
+    client.send(dny(physId, 7, command))
+    const answer = await nextAnswer(client)
     const said = Buffer.from(answer.dataHex, 'hex').readUInt32LE()
     assert.equal(answer.hex, dny(physId, 7, command, le(said, 4)))
     assert.ok(said >= before && said <= Math.floor(Date.now() / 1_000), `${said} is now`)
@@ -116,6 +135,12 @@ test('02: an unknown card hears 01, a known one its money; ff stays ff; a blocke
   assert.equal(made.status, 201, made.text)
   await answered(pile, PILE, 21, 0x02, swipe('a1b2c3d4', '01'), `a1b2c3d40002${le(12_345, 4)}01`)
   await answered(pile, PILE, 22, 0x02, swipe('a1b2c3d4', 'ff'), `a1b2c3d40002${le(12_345, 4)}ff`)
+  // status 00 alone starts nothing: an 82 start on the device's port follows, once; a balance query starts nothing
+  assert.deepEqual(await unasked(pile, 300), [])
+  assert.deepEqual(
+    commands.map(({ physId, dataHex }) => [physId, dataHex.slice(10, 14)]),
+    [[PILE, '0101']],
+  )
 
   await gateway.ask('PUT', '/api/v1/cards/a1b2c3d4', { body: { balance_fen: 0 } })
   await answered(pile, PILE, 23, 0x02, swipe('a1b2c3d4', '00'), `a1b2c3d40602${le(0, 4)}00`)
@@ -125,7 +150,8 @@ test('02: an unknown card hears 01, a known one its money; ff stays ff; a blocke
   await answered(pile, PILE, 24, 0x02, swipe('a1b2c3d4', '00'), `a1b2c3d40701${le(Date.parse(expires) / 1_000, 4)}00`)
 
   await gateway.ask('PUT', '/api/v1/cards/a1b2c3d4', { body: { status: 'blocked', expires_at: null } })
-  const { dataHex } = await pile.exchange(dny(PILE, 25, 0x02, swipe('a1b2c3d4', '00')))
+  pile.send(dny(PILE, 25, 0x02, swipe('a1b2c3d4', '00')))
+  const { dataHex } = await nextAnswer(pile)
   assert.notEqual(dataHex.slice(8, 10), '00', 'a blocked card never hears ok')
 })
 
@@ -142,7 +168,8 @@ test('02 with a social security card of counted length is answered for its first
 
 test('03 is acked only when its row is in PostgreSQL; repeats change nothing and are acked again', async () => {
   const ack = async (messageId: number, data: string) => {
-    const { hex } = await pile.exchange(dny(PILE, messageId, 0x03, data))
+    pile.send(dny(PILE, messageId, 0x03, data))
+    const { hex } = await nextAnswer(pile)
     assert.equal(hex, dny(PILE, messageId, 0x03, '00'))
   }
   for (let round = 0; round < 20; round++) {
@@ -226,7 +253,7 @@ test('03 of the older 31 and the newer 37 bytes, and with one byte too few', asy
   assert.equal(row?.['occupancy_min'], 15)
   // 28 bytes hold no whole order number: reported, never acted on, never answered
   pile.send(dny(PILE, 3_202, 0x03, settlementData({ orderHex: order('cut off') }).slice(0, 56)))
-  assert.deepEqual(await pile.silence(300), [])
+  assert.deepEqual(await unasked(pile, 300), [])
 })
 
 test('04 is answered with port and result, and the order runs', async () => {
@@ -260,11 +287,11 @@ test('01 is answered from the second one of a device that never sends 21, and no
   // captured: V6.40, 234.7 V, two idle ports, virtual id 10, type 31, 28 degrees
   const data = '80022b0902000000000000000000000a00315d00'
   client.send(dny(OLD, 1, 0x01, data))
-  assert.deepEqual(await client.silence(200), [])
+  assert.deepEqual(await unasked(client, 200), [])
   await answered(client, OLD, 2, 0x01, data, '00')
   await answered(client, OLD, 3, 0x21, `${le(2200, 2)}0200000000`, '00')
   client.send(dny(OLD, 4, 0x01, data))
-  assert.deepEqual(await client.silence(200), [])
+  assert.deepEqual(await unasked(client, 200), [])
   const known = await eventually(
     'old device',
     () => device('04000001'),
@@ -281,7 +308,7 @@ test('06: no answer; order, live readings and a sample', async () => {
     `${le(0, 2)}${le(2_000, 2)}${le(2_301, 2)}${le(784, 2)}${le(90, 1)}${le(95, 1)}${le(1, 4)}`
   assert.equal(data.length / 2, 45)
   pile.send(dny(PILE, 70, 0x06, data))
-  assert.deepEqual(await pile.silence(300), [])
+  assert.deepEqual(await unasked(pile, 300), [])
   const order = await eventually(
     'order',
     () => gateway.ask('GET', '/api/v1/orders/RUNNING-ORDER-06'),
@@ -331,7 +358,7 @@ test('11 and 17: no answer; the host tells ICCID, IMEI and module', async () => 
     ),
     dny(HOST, 81, 0x17, `0141${le(2_300, 2)}${le(1_234, 2)}${le(10_000, 4)}${le(0, 2)}${le(0, 4)}00010000000000`),
   )
-  assert.deepEqual(await host.silence(300), [])
+  assert.deepEqual(await unasked(host, 300), [])
   const known = await eventually(
     'host',
     () => device(HOST_ID),
@@ -342,7 +369,7 @@ test('11 and 17: no answer; the host tells ICCID, IMEI and module', async () => 
 
 test('42: no answer, one event', async () => {
   pile.send(dny(PILE, 90, 0x42, '030101'))
-  assert.deepEqual(await pile.silence(300), [])
+  assert.deepEqual(await unasked(pile, 300), [])
   const [event] = await eventually(
     'alarm',
     () => gateway.sql`select * from events where event_type = 'device.alarm' and device_id = ${PILE_ID}`,
@@ -386,7 +413,7 @@ test('nothing else is ever answered: pushes, results, echoes, unknown commands',
   const damaged = Buffer.from(dny(PILE, 5_999, 0x21, `${le(2_200, 2)}0200000000`), 'hex')
   damaged[damaged.length - 1]! ^= 1
   pile.send(damaged.toString('hex'))
-  assert.deepEqual(await pile.silence(700), [])
+  assert.deepEqual(await unasked(pile, 700), [])
   await answered(pile, PILE, 6_000, 0x21, `${le(2_200, 2)}0200000000`, '00')
 
   const logged = await eventually(

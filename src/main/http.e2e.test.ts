@@ -144,9 +144,10 @@ test('tenants see nothing of each other: devices, orders, cards', async () => {
   // one card number, two cards; a device asks for its own tenant's
   await gateway.ask('PUT', '/api/v1/cards/c0ffee01', { ...root, body: { balance_fen: 100 } })
   await gateway.ask('PUT', '/api/v1/cards/c0ffee01', { ...other, body: { balance_fen: 900 } })
-  const swipe = `c0ffee010100${le(0, 2)}${le(1, 4)}`
-  assert.equal((await client.exchange(dny(0x04500010, 9, 0x02, swipe))).dataHex, `c0ffee010000${le(900, 4)}00`)
-  assert.equal((await client.exchange(dny(0x04500011, 9, 0x02, swipe))).dataHex, `c0ffee010000${le(100, 4)}00`)
+  // port ff: a balance query, which starts nothing
+  const swipe = `c0ffee0101ff${le(0, 2)}${le(1, 4)}`
+  assert.equal((await client.exchange(dny(0x04500010, 9, 0x02, swipe))).dataHex, `c0ffee010000${le(900, 4)}ff`)
+  assert.equal((await client.exchange(dny(0x04500011, 9, 0x02, swipe))).dataHex, `c0ffee010000${le(100, 4)}ff`)
 })
 
 interface Signed {

@@ -63,7 +63,7 @@ export interface ReconcilerOptions {
    * Queues a status query for the port of the order. At most once per order and round, while its device is online; what
    * it rejects with is logged, and the silence goes on.
    */
-  readonly ask: (order: DoubtedOrder) => void | Promise<unknown>
+  readonly ask: (order: DoubtedOrder) => Promise<unknown>
   /** After each transaction: for orders_total, and to wake whoever publishes events. */
   readonly onMoved: (counts: OrderCounts, eventCursor: number | null) => void
 }

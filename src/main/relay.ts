@@ -93,6 +93,22 @@ export class LaneRelay {
     this.#isStopped = true
   }
 
+  /**
+   * The gateway stops and the database does not take the rest: everything that is not stored goes to the spool, spans
+   * on their way included; written twice they change nothing. Call it after `stop`.
+   */
+  async spillRest(): Promise<void> {
+    const { spill } = this.#options
+    if (spill === undefined) return
+    while (this.#take() !== undefined);
+    for (const flight of this.#flights) {
+      if (flight.state === 'done') continue
+      await spill(flight.span)
+      flight.state = 'done'
+    }
+    this.#settle()
+  }
+
   /** Starts whatever can be started. Called on every wake-up, completion and return of the database. */
   pump(): void {
     if (this.#isStopped) return

@@ -23,6 +23,7 @@ import { webhookRoutes } from './admin/routes/webhooks.ts'
 import { chargeByCard } from './swipes.ts'
 import { answerCard } from './cards.ts'
 import { CommandDesk } from './command-desk.ts'
+import { SqlCommandStore } from './command-store.ts'
 import { CommandService } from './commands/service.ts'
 import { takeDataDir } from './data-dir.ts'
 import { endGeneration, takeGeneration } from './database/boots.ts'
@@ -237,7 +238,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   const mailboxes = mailboxMemories.map((memory) => new OutboxProducer(memory))
   const pending = counters.gauge('commands_pending')
   const desk: CommandDesk = new CommandDesk({
-    sql,
+    store: new SqlCommandStore(sql),
     log,
     directory,
     mailboxes,
@@ -247,6 +248,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     commandsMax: config.commandsMax,
     commandsPerDeviceMax: config.commandsPerDeviceMax,
     now: Date.now,
+    after: (ms, act) => void setTimeout(act, ms),
     onHeld: (change) => counters.add(pending, change),
     onEnded: (command, outcome) => counters.add(counters.counter('commands_total', { command, outcome })),
   })
@@ -343,7 +345,9 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     onShardLost: (shard) => {
       const offline = directory.clearShard(shard)
       log.warn({ event: 'shard.cleared', shard, offline, msg: 'devices of a dead session thread are offline' })
-      desk.shardLost(shard)
+      const { ledger } = lanes[shard]!
+      const { written } = ledger
+      desk.shardLost(shard, () => ledger.released >= written)
       // it may have died between taking main's sleep flag and telling us: nobody else would wake the lanes again
       lanes[shard]!.relays.ledger.pump()
       lanes[shard]!.relays.history.pump()

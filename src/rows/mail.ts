@@ -7,6 +7,8 @@ import { defineRow, f64, f64OrNull, i32, type RowOf, text } from './row.ts'
 export const commandMail = defineRow(200, 'mail', 'ledger', {
   commandId: text,
   deviceKey: f64,
+  /** Of the session it is meant for: any other gives it back, so that the order of arrival is kept. */
+  epoch: f64,
   name: text,
   /** JSON object: what the downlink's `encode` takes. */
   fields: text,

@@ -1,6 +1,6 @@
 /**
  * Claims: every command gets exactly one fate, at the latest one ack timeout after its expiry; nothing is sent after
- * the expiry; two sends are at least the spacing apart; a resend carries the same message id and is sent only where the
+ * the expiry, nor before its row is durable; two sends are at least the spacing apart; a resend carries the same message id and is sent only where the
  * document allows it; a start in doubt is asked for, not failed. Tried by named histories and by random ones against
  * those rules (fast-check prints the seed), with the real command tables.
  */
@@ -10,7 +10,7 @@ import fc from 'fast-check'
 import type { Fields, Protocol } from '../codec/protocol.ts'
 import { ap3000 } from '../protocols/ap3000/table.ts'
 import { bkv } from '../protocols/bkv/table.ts'
-import { COMMAND_STATUS, CommandLane, type Fate, type LaneCommand, PRIORITY } from './command-lane.ts'
+import { COMMAND_STATUS, CommandLane, type Fate, type LaneCommand, type LaneWorld, PRIORITY } from './command-lane.ts'
 import type { Moment } from './effects.ts'
 
 const WALL_MS = Date.UTC(2026, 10, 21)
@@ -30,9 +30,26 @@ class Bench {
   monoMs = 0
   #messageId = 100
 
-  constructor(protocol: Protocol, options = OPTIONS) {
-    this.lane = new CommandLane(protocol, options, {
+  /** False: nothing becomes durable by itself. */
+  isDatabaseHere = true
+  readonly announced: { readonly commandId: string; readonly messageId: number }[] = []
+  charge: string | null | undefined
+  /** Called by the next send, which then fails. */
+  onSend: (() => void) | undefined
+
+  constructor(protocol: Protocol, options = OPTIONS, openedMonoMs = -options.spacingMs) {
+    const world: LaneWorld = {
+      announce: ({ commandId }, messageId) => {
+        this.announced.push({ commandId, messageId })
+        if (this.isDatabaseHere) this.lane.announced(commandId, true)
+        return true
+      },
+      chargeBefore: () => this.charge,
       send: (command, messageId) => {
+        if (this.onSend !== undefined) {
+          this.onSend()
+          return false
+        }
         this.sends.push({ name: command.downlink.name, commandId: command.commandId, messageId, monoMs: this.monoMs })
         return true
       },
@@ -42,7 +59,13 @@ class Bench {
         this.fates.set(command.commandId, { ...fate, monoMs: this.monoMs })
       },
       nextMessageId: () => this.#messageId++,
-    })
+    }
+    this.lane = new CommandLane(protocol, options, world, openedMonoMs)
+  }
+
+  durable(commandId: string, isDurable = true): void {
+    this.lane.announced(commandId, isDurable)
+    this.lane.advance(at(this.monoMs))
   }
 
   runTo(monoMs: number): void {
@@ -148,17 +171,96 @@ describe('one fate', () => {
     for (const fate of bench.fates.values()) assert.ok(fate.monoMs <= 11_000 + OPTIONS.ackTimeoutMs)
   })
 
-  test('cancelled while it waits, not once it is sent', () => {
+  test('let go while it waits, not once it is sent or written down as sent', () => {
     const bench = new Bench(ap3000)
     bench.put('a', ap3000, 'locate', locate)
     bench.put('b', ap3000, 'locate', locate)
-    assert.equal(bench.lane.cancel('a'), false)
-    assert.equal(bench.lane.cancel('b'), true)
-    assert.equal(bench.fates.get('b')!.status, COMMAND_STATUS.cancelled)
+    bench.put('c', ap3000, 'locate', locate)
+    assert.equal(bench.lane.letGo('a'), false)
+    assert.equal(bench.lane.letGo('b'), true)
+    bench.isDatabaseHere = false
+    bench.runTo(500)
+    assert.equal(bench.lane.letGo('c'), false)
+    bench.runTo(100_000)
+    assert.deepEqual([...bench.fates.keys()].toSorted(), ['a', 'c'], 'whoever let it go gives it its fate')
+  })
+})
+
+describe('written down before it is sent', () => {
+  test('nothing leaves before its row is durable, and never after the expiry', () => {
+    const bench = new Bench(ap3000)
+    bench.isDatabaseHere = false
+    bench.put('a', ap3000, 'locate', locate)
+    bench.put('b', ap3000, 'locate', locate, { expiresMs: WALL_MS + 5_000 })
+    bench.runTo(10_000)
+    assert.deepEqual(bench.sends, [])
+    assert.equal(bench.fates.get('b')!.status, COMMAND_STATUS.expired)
+    bench.durable('a')
+    assert.deepEqual(
+      bench.sends.map(({ commandId, messageId, monoMs }) => [commandId, messageId, monoMs]),
+      [['a', 100, 10_000]],
+    )
+  })
+
+  test('a row that was not stored is written again with the same id', () => {
+    const bench = new Bench(ap3000)
+    bench.isDatabaseHere = false
+    bench.put('a', ap3000, 'locate', locate)
+    bench.durable('a', false)
+    bench.runTo(1_000)
+    assert.deepEqual(
+      bench.announced.map(({ messageId }) => messageId),
+      [100, 100],
+    )
+  })
+
+  test('what was written down and not sent goes back unsent, and keeps its id', () => {
+    const bench = new Bench(ap3000)
+    bench.isDatabaseHere = false
+    bench.put('a', ap3000, 'locate', locate)
+    assert.deepEqual(
+      bench.lane.takeBack().map(({ attempts, messageId }) => [attempts, messageId]),
+      [[0, 100]],
+    )
+  })
+
+  test('an id that waits with its command is nobody else’s', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'locate', locate)
+    bench.put('b', ap3000, 'locate', locate, { attempts: 1, messageId: 7 })
+    assert.deepEqual([bench.lane.isTaken(100), bench.lane.isTaken(7), bench.lane.isTaken(8)], [true, true, false])
+  })
+
+  test('a send that ends the session ends the lane: nothing of it gets a fate any more', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'locate', locate)
+    bench.runTo(600)
+    bench.put('b', ap3000, 'locate', locate)
+    let back: readonly LaneCommand[] = []
+    bench.onSend = () => {
+      back = bench.lane.takeBack()
+    }
+    // both are due at once, as after a pause of the thread
+    bench.monoMs = 40_000
+    bench.lane.advance(at(40_000))
+    bench.runTo(200_000)
+    assert.deepEqual(back.map(({ commandId }) => commandId).toSorted(), ['a', 'b'])
+    assert.equal(bench.fates.size, 0)
+    assert.equal(bench.lane.count, 0)
   })
 })
 
 describe('order and pace', () => {
+  test('a session begins with a pause: the one before it may have sent a moment ago', () => {
+    const bench = new Bench(ap3000, OPTIONS, 0)
+    bench.put('a', ap3000, 'locate', locate)
+    bench.runTo(1_000)
+    assert.deepEqual(
+      bench.sends.map(({ monoMs }) => monoMs),
+      [500],
+    )
+  })
+
   test('half a second apart, stop first', () => {
     const bench = new Bench(ap3000)
     bench.put('p', ap3000, 'locate', locate)
@@ -207,9 +309,9 @@ describe('a start in doubt', () => {
       ['startCharge', 'startCharge', 'askStatus'],
     )
     assert.equal(bench.fates.size, 0, 'unknown, not failed')
-    bench.lane.portSeen(0, 1, true, 'ff'.repeat(16), at(31_000))
+    bench.lane.chargeSeen(0, 1, 'ff'.repeat(16), at(31_000))
     assert.equal(bench.fates.size, 0, 'another order on the port')
-    bench.lane.portSeen(0, 1, true, WIRE, at(32_000))
+    bench.lane.chargeSeen(0, 1, WIRE, at(32_000))
     assert.equal(bench.fates.get('a')!.reason, 'confirmed_by_report')
   })
 
@@ -233,9 +335,27 @@ describe('a start in doubt', () => {
     )
   })
 
-  test('AP3000: "already so" after a resend means the first one worked', () => {
+  test('AP3000: "already so" after a resend is doubt: the first one may have worked, or another charge runs', () => {
+    for (const isOurs of [true, false]) {
+      const bench = new Bench(ap3000)
+      bench.put('a', ap3000, 'startCharge', startFields, start)
+      bench.runTo(15_000)
+      bench.result('startCharge', 100, false, { reason: 'already_in_state', executed: 'no' })
+      assert.equal(bench.fates.size, 0)
+      bench.lane.chargeSeen(0, 1, isOurs ? WIRE : '11'.repeat(16), at(16_000))
+      bench.runTo(60_000)
+      const { status, reason } = bench.fates.get('a')!
+      assert.deepEqual(
+        [status, reason],
+        isOurs ? [COMMAND_STATUS.acked, 'confirmed_by_report'] : [COMMAND_STATUS.refused, 'already_in_state'],
+      )
+    }
+  })
+
+  test('AP3000: "already so" after a resend of a stop means that the first one worked', () => {
     const bench = new Bench(ap3000)
-    bench.put('a', ap3000, 'startCharge', startFields, start)
+    const fields = { port: 0, command: 0, orderHex: WIRE }
+    bench.put('a', ap3000, 'startCharge', fields, { priority: PRIORITY.stop, port: 1 })
     bench.runTo(15_000)
     bench.result('startCharge', 100, false, { reason: 'already_in_state', executed: 'no' })
     assert.equal(bench.fates.get('a')!.status, COMMAND_STATUS.acked)
@@ -243,6 +363,7 @@ describe('a start in doubt', () => {
 
   test('BKV: a start is sent once; a new charge on the port confirms it and tells the business number', () => {
     const bench = new Bench(bkv)
+    bench.charge = '0019'
     const fields = { socket: 2, port: 0, on: 1, mode: 1, minutesMin: 60, energyWh: 0 }
     bench.put('a', bkv, 'control', fields, { priority: PRIORITY.start, socket: 2, port: 1 })
     bench.runTo(15_500)
@@ -250,8 +371,29 @@ describe('a start in doubt', () => {
       bench.sends.map((sent) => sent.name),
       ['control', 'queryStatus'],
     )
-    bench.lane.portSeen(2, 1, true, '001a', at(16_000))
+    bench.lane.chargeSeen(2, 1, '0019', at(16_000))
+    assert.equal(bench.fates.size, 0, 'the charge that was there before')
+    bench.lane.chargeSeen(2, 1, '001a', at(16_000))
     assert.deepEqual(bench.fates.get('a')!.result, { business_no: 26 })
+  })
+
+  test('BKV: where nobody knows what the port did before, a charge proves nothing', () => {
+    const bench = new Bench(bkv)
+    const fields = { socket: 2, port: 0, on: 1, mode: 1, minutesMin: 60, energyWh: 0 }
+    bench.put('a', bkv, 'control', fields, { priority: PRIORITY.start, socket: 2, port: 1 })
+    bench.runTo(15_500)
+    bench.lane.chargeSeen(2, 1, '001a', at(16_000))
+    bench.runTo(60_000)
+    assert.equal(bench.fates.get('a')!.status, COMMAND_STATUS.dead)
+  })
+
+  test('BKV: a report stands for the answer to a query of its own socket only', () => {
+    const bench = new Bench(bkv)
+    bench.put('a', bkv, 'queryStatus', { socket: 2 }, { socket: 2 })
+    bench.lane.uplinkSeen('statusReport', [1, 3], at(100))
+    assert.equal(bench.fates.size, 0)
+    bench.lane.uplinkSeen('statusReport', [1, 2], at(200))
+    assert.equal(bench.fates.get('a')!.status, COMMAND_STATUS.acked)
   })
 })
 
@@ -272,10 +414,11 @@ test('random histories: one fate each, in time, spacing kept, nothing late', () 
       (history) => {
         const bench = new Bench(ap3000)
         const expiry = new Map<string, number>()
+        let puts = 0
         for (const { what, kind, ms, expiresInMs, which, isOk } of history) {
           if (what === 'wait') bench.runTo(bench.monoMs + ms)
           else if (what === 'put') {
-            const commandId = `c${expiry.size}`
+            const commandId = `c${puts++}`
             expiry.set(commandId, bench.monoMs + expiresInMs)
             const fields = kind === 'startCharge' ? startFields : kind === 'locate' ? locate : {}
             bench.put(commandId, ap3000, kind, fields, {
@@ -285,8 +428,9 @@ test('random histories: one fate each, in time, spacing kept, nothing late', () 
           } else if (what === 'result') {
             const sent = bench.sends[which % Math.max(1, bench.sends.length)]
             if (sent !== undefined) bench.result(sent.name, sent.messageId, isOk)
-          } else if (what === 'cancel') bench.lane.cancel(`c${which}`)
-          else bench.lane.portSeen(0, 1, isOk, WIRE, at(bench.monoMs))
+          } else if (what === 'cancel') {
+            if (bench.lane.letGo(`c${which}`)) expiry.delete(`c${which}`)
+          } else if (isOk) bench.lane.chargeSeen(0, 1, WIRE, at(bench.monoMs))
         }
         bench.runTo(bench.monoMs + 200_000)
         assert.equal(bench.lane.count, 0)

@@ -2,7 +2,8 @@
  * The command lane of one session: what waits for a device, what is on its way, and the one fate each command gets.
  * Pure: moments and facts come in, frames and fates go out through {@link LaneWorld}.
  *
- * Rules: at least `spacingMs` between two sends; stop before start before parameters before firmware before the rest,
+ * Rules: a command is written down (`announce`) and durable before it is sent, so that no crash makes it go out twice
+ * under two ids, nor a start twice at all; at least `spacingMs` between two sends, also of two sessions of a device; stop before start before parameters before firmware before the rest,
  * inside that in order of arrival; an ack is a result of the right command with our message id; without one the same
  * frame is sent again, at most `retries` times and never after the expiry; then the command is dead. A start whose
  * result is missing or says nothing certain is not failed but asked for (AP3000 8, 82; BKV 9): evidence of the running
@@ -46,12 +47,23 @@ export interface Fate {
   readonly result: Readonly<Record<string, unknown>>
 }
 
+/** What a port was last reported to do: wire number of its charge, '' when it charges under none, null when it rests. */
+export type PortCharges = ReadonlyMap<number, string | null>
+export const portKeyOf = (socket: number, port: number): number => socket * 256 + port
+
 export interface LaneWorld {
+  /**
+   * Writes down that a command is about to be sent for the first time; `announced` follows when that is durable.
+   * @returns false: there is no room for it now
+   */
+  announce(command: LaneCommand, messageId: number): boolean
   /** @returns false when the connection does not take it: it is being closed */
   send(command: LaneCommand, messageId: number, attempt: number): boolean
   sent(command: LaneCommand, messageId: number, attempts: number, isResend: boolean): void
   ended(command: LaneCommand, fate: Fate, firstSentMonoMs: number | undefined): void
   nextMessageId(): number
+  /** What each port was doing when the command was sent first; undefined: no report of it was heard before. */
+  chargeBefore(command: LaneCommand): string | null | undefined
 }
 
 export interface LaneOptions {
@@ -62,6 +74,9 @@ export interface LaneOptions {
 
 /** The table's default; a table entry with another value means it (firmware). */
 export const TABLE_ACK_MS = 15_000
+
+/** What waits for something else than time (a commit, room in the ledger) is looked at this often. */
+const RETRY_MS = 250
 
 /** Id of a question of the lane's own: it has no fate, its answer is whatever the device reports. */
 const QUESTION = ''
@@ -74,9 +89,12 @@ interface Flying {
   readonly firstSentMonoMs: number
   /** Waiting for evidence instead of a result. */
   watch: { readonly status: FinalStatus; readonly reason: string } | undefined
-  /** The port charged already when the start went out: its state alone proves nothing. */
-  readonly wasCharging: boolean
+  /** What the port did when the start went out: only another charge proves that it worked. */
+  readonly chargeBefore: string | null | undefined
 }
+
+/** A charge under no number might be any. */
+const isKnown = (charge: string | null | undefined) => charge !== undefined && charge !== ''
 
 type ResultFact = Extract<Fact, { fact: 'result' }>
 
@@ -86,13 +104,18 @@ export class CommandLane {
   readonly #world: LaneWorld
   #queue: LaneCommand[] = []
   readonly #flying: Flying[] = []
-  #nextSendMonoMs = Number.NEGATIVE_INFINITY
-  readonly #charging = new Set<number>()
+  /** Announced and not sent, by command id. */
+  readonly #announced = new Map<string, { readonly messageId: number; isDurable: boolean }>()
+  #nextSendMonoMs: number
+  #retryMonoMs = Number.NEGATIVE_INFINITY
+  #isOver = false
 
-  constructor(protocol: Protocol, options: LaneOptions, world: LaneWorld) {
+  /** @param openedMonoMs start of the session: the one before it may have sent a moment earlier */
+  constructor(protocol: Protocol, options: LaneOptions, world: LaneWorld, openedMonoMs: number) {
     this.#protocol = protocol
     this.#options = options
     this.#world = world
+    this.#nextSendMonoMs = openedMonoMs + options.spacingMs
   }
 
   /** Commands without a fate. */
@@ -100,8 +123,36 @@ export class CommandLane {
     return this.#queue.length + this.#flying.length
   }
 
-  isInFlight(messageId: number): boolean {
-    return this.#flying.some((flying) => flying.messageId === messageId)
+  /** Does a command that may be at the device, or goes there soon, have this id? */
+  isTaken(messageId: number): boolean {
+    return (
+      this.#flying.some((flying) => flying.messageId === messageId) ||
+      this.#queue.some((command) => this.#idOf(command) === messageId)
+    )
+  }
+
+  #idOf({ commandId, messageId }: LaneCommand): number | undefined {
+    return this.#announced.get(commandId)?.messageId ?? messageId
+  }
+
+  /**
+   * What `announce` wrote is durable, or is not: then it is written again. The caller calls `advance` after it.
+   * @returns false: the command is not waiting any more
+   */
+  announced(commandId: string, isDurable: boolean): boolean {
+    const announced = this.#announced.get(commandId)
+    if (announced === undefined) return false
+    if (isDurable) {
+      announced.isDurable = true
+      this.#retryMonoMs = Number.NEGATIVE_INFINITY
+    } else {
+      // keeps its id: nobody else may have it now
+      this.#queue = this.#queue.map((command) =>
+        command.commandId === commandId ? { ...command, messageId: announced.messageId } : command,
+      )
+      this.#announced.delete(commandId)
+    }
+    return true
   }
 
   /** Takes a command over; it gets its fate here, or goes back by `takeBack`. */
@@ -116,12 +167,11 @@ export class CommandLane {
     this.#queue.splice(at, 0, command)
   }
 
-  /** @returns true: it had not been sent, and is cancelled now */
-  cancel(commandId: string): boolean {
+  /** @returns true: it was neither sent nor announced, and is the caller's now, without a fate */
+  letGo(commandId: string): boolean {
     const index = this.#queue.findIndex((command) => command.commandId === commandId)
-    if (index < 0 || this.#queue[index]!.attempts > 0) return false
-    const [command] = this.#queue.splice(index, 1)
-    this.#end(command!, { status: COMMAND_STATUS.cancelled, reason: 'cancelled', attempts: 0 }, undefined, undefined)
+    if (index < 0 || this.#queue[index]!.attempts > 0 || this.#announced.has(commandId)) return false
+    this.#queue.splice(index, 1)
     return true
   }
 
@@ -129,8 +179,13 @@ export class CommandLane {
   takeBack(): LaneCommand[] {
     const back = [
       ...this.#flying.map(({ command, attempts, messageId }) => ({ ...command, attempts, messageId })),
-      ...this.#queue.filter(({ commandId }) => commandId !== QUESTION),
+      ...this.#queue
+        .filter(({ commandId }) => commandId !== QUESTION)
+        .map((command) => ({ ...command, messageId: this.#idOf(command) })),
     ]
+    // may be called from within a send that closes the connection: what runs then finds nothing left
+    this.#isOver = true
+    this.#announced.clear()
     this.#queue = []
     this.#flying.length = 0
     return back
@@ -140,7 +195,7 @@ export class CommandLane {
   get dueMonoMs(): number {
     let due = Number.POSITIVE_INFINITY
     for (const flying of this.#flying) due = Math.min(due, flying.dueMonoMs)
-    if (this.#queue.length > 0) due = Math.min(due, this.#nextSendMonoMs)
+    if (this.#queue.length > 0) due = Math.min(due, Math.max(this.#nextSendMonoMs, this.#retryMonoMs))
     return due
   }
 
@@ -153,17 +208,40 @@ export class CommandLane {
       // sent before by another session, and its answer will not come here
       const status = command.attempts > 0 ? COMMAND_STATUS.dead : COMMAND_STATUS.expired
       const reason = command.attempts > 0 ? 'no_result' : 'expired'
+      this.#announced.delete(command.commandId)
       this.#end(command, { status, reason, attempts: command.attempts }, command.messageId, undefined)
     }
-    for (const flying of [...this.#flying]) if (flying.dueMonoMs <= now.monoMs) this.#late(flying, now)
+    for (const flying of [...this.#flying])
+      if (!this.#isOver && flying.dueMonoMs <= now.monoMs) this.#late(flying, now)
     this.#sendQueued(now)
   }
 
   #sendQueued(now: Moment): void {
     while (this.#queue.length > 0 && this.#nextSendMonoMs <= now.monoMs) {
-      const command = this.#queue.shift()!
-      if (!this.#firstSend(command, now)) return
+      const command = this.#queue[0]!
+      if (!this.#isDurable(command)) {
+        this.#retryMonoMs = now.monoMs + RETRY_MS
+        return
+      }
+      this.#queue.shift()
+      if (!this.#firstSend(command, now)) {
+        this.#retryMonoMs = now.monoMs + RETRY_MS
+        return
+      }
     }
+  }
+
+  /** Announces a command that was not, and says whether it may go. */
+  #isDurable(command: LaneCommand): boolean {
+    const { commandId } = command
+    // what was sent before was written down before
+    if (commandId === QUESTION || command.attempts > 0) return true
+    if (!this.#announced.has(commandId)) {
+      const messageId = command.messageId ?? this.#world.nextMessageId()
+      this.#announced.set(commandId, { messageId, isDurable: false })
+      if (!this.#world.announce(command, messageId)) this.announced(commandId, false)
+    }
+    return this.#announced.get(commandId)?.isDurable === true
   }
 
   #withinMs({ downlink }: LaneCommand): number {
@@ -179,7 +257,7 @@ export class CommandLane {
   }
 
   #firstSend(command: LaneCommand, now: Moment): boolean {
-    const messageId = command.messageId ?? this.#world.nextMessageId()
+    const messageId = this.#idOf(command) ?? this.#world.nextMessageId()
     const attempts = command.attempts + 1
     if (attempts > this.#triesMax(command) && command.attempts > 0) {
       // it was sent as often as allowed before the connection broke: only evidence can tell now
@@ -188,9 +266,10 @@ export class CommandLane {
       return true
     }
     if (!this.#world.send(command, messageId, attempts)) {
-      this.#queue.unshift(command)
+      if (!this.#isOver) this.#queue.unshift(command)
       return false
     }
+    this.#announced.delete(command.commandId)
     this.#nextSendMonoMs = now.monoMs + this.#options.spacingMs
     if (command.commandId === QUESTION) return true
     this.#world.sent(command, messageId, attempts, command.attempts > 0)
@@ -210,7 +289,7 @@ export class CommandLane {
       dueMonoMs: now.monoMs + this.#withinMs(command),
       firstSentMonoMs: now.monoMs,
       watch: undefined,
-      wasCharging: this.#charging.has(command.socket * 256 + command.port),
+      chargeBefore: this.#world.chargeBefore(command),
     }
     this.#flying.push(flying)
     return flying
@@ -231,7 +310,10 @@ export class CommandLane {
       flying.dueMonoMs = this.#nextSendMonoMs
       return
     }
-    if (!this.#world.send(command, flying.messageId, flying.attempts + 1)) return
+    if (!this.#world.send(command, flying.messageId, flying.attempts + 1)) {
+      flying.dueMonoMs = now.monoMs + RETRY_MS
+      return
+    }
     flying.attempts++
     this.#nextSendMonoMs = now.monoMs + this.#options.spacingMs
     flying.dueMonoMs = now.monoMs + this.#withinMs(command)
@@ -299,6 +381,9 @@ export class CommandLane {
       this.#finish(flying, { status: COMMAND_STATUS.acked, reason: fact.reason, attempts: flying.attempts }, result)
     else if (fact.executed === 'unknown' && flying.watch === undefined)
       this.#watch(flying, { status: COMMAND_STATUS.refused, reason: fact.reason }, now)
+    else if (fact.reason === 'already_in_state' && flying.attempts > 1 && this.#isAskable(flying.command))
+      // the first sending may have worked and its result be lost, or another charge runs there: its number will tell
+      this.#watch(flying, { status: COMMAND_STATUS.refused, reason: fact.reason }, now)
     else if (fact.reason === 'already_in_state' && flying.attempts > 1)
       // the first sending worked, its result was lost
       this.#finish(
@@ -312,35 +397,32 @@ export class CommandLane {
     return true
   }
 
-  /** An uplink of this name came that may stand for a result (BKV 1017 for 1d). */
-  uplinkSeen(name: string, now: Moment): void {
+  /**
+   * An uplink of this name came that may stand for a result (BKV 1017 for 1d).
+   * @param sockets what it is about
+   */
+  uplinkSeen(name: string, sockets: readonly number[], now: Moment): void {
     const flying = this.#flying.find(({ command }) => {
       const { result } = command.downlink
-      return result !== 'none' && result.orBy === name
+      return result !== 'none' && result.orBy === name && sockets.includes(command.socket)
     })
     if (flying === undefined) return
     this.#finish(flying, { status: COMMAND_STATUS.acked, reason: 'ok', attempts: flying.attempts }, {})
     this.advance(now)
   }
 
-  /** A port charges, or does not: what starts in doubt wait for. */
-  portSeen(socket: number, port: number, isCharging: boolean, wireHex: string | undefined, now: Moment): void {
-    const key = socket * 256 + port
-    if (!isCharging) {
-      this.#charging.delete(key)
-      return
-    }
-    this.#charging.add(key)
+  /** A port charges under this number: what starts in doubt wait for. */
+  chargeSeen(socket: number, port: number, wireHex: string, now: Moment): void {
     for (const flying of [...this.#flying]) {
-      const { command } = flying
-      const isStart = this.#isAskable(command)
-      if (!isStart || command.socket !== socket || command.port !== port) continue
-      const isOurs = command.wireHex !== '' ? wireHex === command.wireHex : !flying.wasCharging
-      if (!isOurs) continue
+      const { command, chargeBefore } = flying
+      if (!this.#isAskable(command) || command.socket !== socket || command.port !== port) continue
+      // where the device makes the number, a charge is ours when it is not the one the port had before
+      const isOurs =
+        command.wireHex !== '' ? wireHex === command.wireHex : isKnown(chargeBefore) && wireHex !== chargeBefore
+      if (!isOurs || !this.#flying.includes(flying)) continue
       // a report may overtake the result, which says more (the business number): only doubt is settled by it
       if (flying.watch === undefined && command.downlink.result !== 'none') continue
-      const businessNo =
-        command.wireHex === '' && wireHex !== undefined ? { business_no: Number.parseInt(wireHex, 16) } : {}
+      const businessNo = command.wireHex === '' ? { business_no: Number.parseInt(wireHex, 16) } : {}
       this.#finish(
         flying,
         { status: COMMAND_STATUS.acked, reason: 'confirmed_by_report', attempts: flying.attempts },

@@ -5,6 +5,7 @@
 import type { Fact, PortReading } from '../codec/facts.ts'
 import type { DeviceMemory, Protocol } from '../codec/protocol.ts'
 import { type DeviceStateRow, deviceStateRow, type PortStateRow, portStateRow } from '../rows/index.ts'
+import { type LaneCommand, portKeyOf } from './command-lane.ts'
 import type { Effects } from './effects.ts'
 import { ROW_REFUSED } from './effects.ts'
 
@@ -20,6 +21,8 @@ interface PortMemory {
 /** Power and voltage wander with every report; only a step this large is worth a row of its own. */
 const POWER_STEP_W = 5
 const VOLTAGE_STEP_V = 5
+/** Commands in doubt that one device's record remembers. */
+const STARTS_MAX = 64
 /** A device clock before this is one that was never set (AP3000 7: it starts at 1970). */
 const CLOCK_SET_MS = Date.UTC(2015, 0, 1)
 
@@ -38,6 +41,10 @@ export class DeviceRecord {
   #pending: PendingInfo = {}
   #hasPending = false
   readonly #ports = new Map<number, PortMemory>()
+  /** By port: wire number of the charge last reported, '' when it came without one, null when the port rested. */
+  readonly #charges = new Map<number, string | null>()
+  /** The same at the first send of a start, by command: a start in doubt outlives its session. */
+  readonly #chargesBefore = new Map<string, string | null | undefined>()
   #hasDirtyPort = false
 
   constructor(protocol: Protocol, deviceKey: number, deviceNo: number) {
@@ -70,6 +77,30 @@ export class DeviceRecord {
   nextMessageId(nowMs: number): number {
     this.#lastMessageId = this.protocol.nextMessageId(this.#lastMessageId, nowMs)
     return this.#lastMessageId
+  }
+
+  /** @param wireHex undefined when the report names no order */
+  noteCharge(portKey: number, isCharging: boolean, wireHex: string | undefined): void {
+    if (!isCharging) this.#charges.set(portKey, null)
+    else if (wireHex !== undefined) this.#charges.set(portKey, wireHex)
+    else if (typeof this.#charges.get(portKey) !== 'string') this.#charges.set(portKey, '')
+  }
+
+  /** What the port of a command did when that was sent first; undefined: nobody here knows. */
+  chargeBefore({ commandId, socket, port, attempts }: LaneCommand): string | null | undefined {
+    if (attempts > 0 || this.#chargesBefore.has(commandId)) return this.#chargesBefore.get(commandId)
+    const charge = this.#charges.get(portKeyOf(socket, port))
+    // a fate that another shard gives leaves its entry here
+    if (this.#chargesBefore.size >= STARTS_MAX) for (const oldest of this.#chargesBefore.keys()) {
+      this.#chargesBefore.delete(oldest)
+      break
+    }
+    this.#chargesBefore.set(commandId, charge)
+    return charge
+  }
+
+  forgetChargeBefore(commandId: string): void {
+    this.#chargesBefore.delete(commandId)
   }
 
   /** Something changed that should be written soon. */

@@ -36,7 +36,15 @@ import {
 } from '../rows/index.ts'
 import { FLAG } from '../recording/segment-layout.ts'
 import type { Claim, Directory, StandingWords } from '../shared/directory.ts'
-import { COMMAND_STATUS, CommandLane, type Fate, type LaneCommand, type LaneOptions } from './command-lane.ts'
+import {
+  COMMAND_STATUS,
+  CommandLane,
+  type Fate,
+  type LaneCommand,
+  type LaneOptions,
+  type LaneWorld,
+  portKeyOf,
+} from './command-lane.ts'
 import { DeviceRecord } from './device-record.ts'
 import { type CloseReason, type Effects, type Moment, ROW_REFUSED } from './effects.ts'
 import { isBlankOrder, orderKeyOf, orderNoOf, wireKeyOf } from './order-key.ts'
@@ -74,6 +82,7 @@ interface Session {
   readonly words: StandingWords | undefined
   readonly epoch: number
   readonly openedMs: number
+  readonly openedMonoMs: number
   /** Made with the first command; most sessions of most fleets never have one. */
   lane: CommandLane | undefined
   /** Id of the lane's timer. */
@@ -125,6 +134,17 @@ export interface ConnectionOpened {
 export interface ArrivedCommand extends Omit<LaneCommand, 'downlink'> {
   /** Of the protocol's downlink table. */
   readonly name: string
+  /** Of the session it is meant for. */
+  readonly epoch: number
+}
+
+/** A command whose first send waits for its row. */
+interface Announced {
+  /** Endless position of the row in the ledger lane. */
+  readonly position: number
+  readonly lane: CommandLane
+  readonly session: Session
+  readonly commandId: string
 }
 
 const replyNames = new Map<Protocol, Set<string>>()
@@ -159,6 +179,8 @@ export class Shard {
   readonly #dirty = new Set<Session>()
   /** Fates the full ledger would not take yet. */
   #unwrittenFates: (() => boolean)[] = []
+  /** In the order of their rows. */
+  #announced: Announced[] = []
   readonly #laneWheel: TimingWheel
   readonly #lanes = new Map<number, Session>()
   readonly #freeTimerIds: number[] = []
@@ -176,6 +198,8 @@ export class Shard {
   readonly #visitor: UnitVisitor
   #now: Moment = { wallMs: 0, monoMs: 0 }
   #speaking: Connection | undefined
+  /** Sockets whose ports the frame in hand reports. */
+  readonly #socketsSeen: number[] = []
   /** The swipe of the frame in hand. */
   #swipe: { readonly cardId: string; readonly socket: number; readonly port: number } | undefined
 
@@ -255,6 +279,17 @@ export class Shard {
       else this.#send(ack.session, ack.downlink, ack.frame, ack.answers, ack.receivedMonoMs)
     })
     for (let count = 0; count < withheld; count++) this.#effects.counts.ackWithheld()
+    this.#announcedReached(position, rejected, now)
+  }
+
+  #announcedReached(position: number, rejected: readonly number[], now: Moment): void {
+    let count = 0
+    while (count < this.#announced.length && this.#announced[count]!.position <= position) count++
+    for (const { position: end, lane, session, commandId } of this.#announced.splice(0, count)) {
+      if (session.lane !== lane || !lane.announced(commandId, !rejected.includes(end))) continue
+      lane.advance(now)
+      this.#armLane(session)
+    }
   }
 
   /** @param answer undefined: the cards table could not be asked; the device is not answered and decides by itself */
@@ -341,7 +376,8 @@ export class Shard {
     this.#now = now
     const session = this.#sessions.get(deviceKey)
     const downlink = session?.record.protocol.downlinkByName.get(arrived.name)
-    if (session === undefined || downlink === undefined || !this.#isStanding(session)) {
+    const isMeant = session !== undefined && session.epoch === arrived.epoch && this.#isStanding(session)
+    if (!isMeant || downlink === undefined) {
       const { commandId, attempts, messageId } = arrived
       this.#effects.returnCommand(deviceKey, { commandId, attempts, messageId })
       return
@@ -352,16 +388,29 @@ export class Shard {
     this.#armLane(session)
   }
 
-  /** Cancels a command that was not sent; its fate follows. @returns false: unknown here, or sent already */
+  /** Lets go of a command that was not sent; its fate is main's. @returns false: unknown here, or on its way already */
   cancelCommand(deviceKey: number, commandId: string, now: Moment): boolean {
     this.#now = now
-    return this.#sessions.get(deviceKey)?.lane?.cancel(commandId) ?? false
+    const isCancelled = this.#sessions.get(deviceKey)?.lane?.letGo(commandId) ?? false
+    if (isCancelled) this.#effects.counts.commandsPending(-1)
+    return isCancelled
   }
 
   #laneOf(session: Session): CommandLane {
     if (session.lane !== undefined) return session.lane
     const { record } = session
-    const lane = new CommandLane(record.protocol, this.#options.commands, {
+    const world: LaneWorld = {
+      announce: (command, messageId) => {
+        // behind what waits for room, or the table would go back
+        if (this.#unwrittenFates.length > 0) return false
+        const { commandId } = command
+        const fate = { status: COMMAND_STATUS.sent, reason: 'sent', attempts: 1, messageId, result: {} }
+        const position = this.#effects.appendRow(commandFateRow, this.#fateValues(session, commandId, fate))
+        if (position === ROW_REFUSED) return false
+        this.#announced.push({ position, lane, session, commandId })
+        return true
+      },
+      chargeBefore: (command) => record.chargeBefore(command),
       send: (command, messageId) => {
         if (session.connection.isClosed || !this.#isStanding(session)) return false
         const frame = this.#encode(session, command.downlink, messageId, command.fields)
@@ -375,28 +424,30 @@ export class Shard {
         return true
       },
       sent: (command, messageId, attempts, isResend) => {
-        if (isResend) this.#effects.counts.commandResent(command.downlink)
-        this.#writeFate(session, command.commandId, {
-          status: COMMAND_STATUS.sent,
-          reason: 'sent',
-          attempts,
-          messageId,
-          result: {},
-        })
+        const status = COMMAND_STATUS.sent
+        if (!isResend) {
+          // its row is there: it was announced
+          this.#effects.commandMoved(command.commandId, status)
+          return
+        }
+        this.#effects.counts.commandResent(command.downlink)
+        this.#writeFate(session, command.commandId, { status, reason: 'sent', attempts, messageId, result: {} })
       },
       ended: (command, fate, firstSentMonoMs) => {
         this.#effects.counts.command(command.downlink, OUTCOME[fate.status])
         if (firstSentMonoMs !== undefined)
           this.#effects.counts.commandSeconds(command.downlink, (this.#now.monoMs - firstSentMonoMs) / 1_000)
         this.#effects.counts.commandsPending(-1)
+        record.forgetChargeBefore(command.commandId)
         this.#writeFate(session, command.commandId, fate)
       },
       nextMessageId: () => {
         let messageId = record.nextMessageId(this.#now.wallMs)
-        while (lane.isInFlight(messageId)) messageId = record.nextMessageId(this.#now.wallMs)
+        while (lane.isTaken(messageId)) messageId = record.nextMessageId(this.#now.wallMs)
         return messageId
       },
-    })
+    }
+    const lane = new CommandLane(record.protocol, this.#options.commands, world, session.openedMonoMs)
     session.lane = lane
     this.#lanes.set(session.timerId, session)
     return lane
@@ -429,7 +480,14 @@ export class Shard {
 
   /** A fate must not be lost: what the full ledger refuses is offered again at every tick. */
   #writeFate(session: Session, commandId: string, fate: Omit<Fate, 'status'> & { readonly status: number }): void {
-    const values = {
+    const values = this.#fateValues(session, commandId, fate)
+    const write = () => this.#effects.appendRow(commandFateRow, values) !== ROW_REFUSED
+    if (this.#unwrittenFates.length > 0 || !write()) this.#unwrittenFates.push(write)
+    this.#effects.commandMoved(commandId, fate.status)
+  }
+
+  #fateValues(session: Session, commandId: string, fate: Omit<Fate, 'status'> & { readonly status: number }) {
+    return {
       commandId,
       deviceId: session.record.deviceId,
       epoch: session.epoch,
@@ -440,9 +498,6 @@ export class Shard {
       reason: fate.reason,
       result: JSON.stringify(fate.result),
     }
-    const write = () => this.#effects.appendRow(commandFateRow, values) !== ROW_REFUSED
-    if (this.#unwrittenFates.length > 0 || !write()) this.#unwrittenFates.push(write)
-    this.#effects.commandMoved(commandId, fate.status)
   }
 
   #writeFates(): void {
@@ -525,6 +580,7 @@ export class Shard {
     record.noteMessageId(messageId)
     if (command.frequent !== true) this.#logUplink(session, command, bytes, from, to, null)
     let storedAt: number | undefined
+    this.#socketsSeen.length = 0
     if (command.facts !== undefined)
       for (const fact of command.facts(fields, record.memory)) {
         const position = this.#fact(session, command, fact, messageId, bytes, from, to)
@@ -532,7 +588,7 @@ export class Shard {
       }
     if (record.isDirty) this.#dirty.add(session)
     if (session.lane !== undefined) {
-      session.lane.uplinkSeen(command.name, now)
+      session.lane.uplinkSeen(command.name, this.#socketsSeen, now)
       this.#armLane(session)
     }
     if (command.reply !== 'none') this.#reply(session, command, command.reply, fields, messageId, storedAt)
@@ -638,6 +694,7 @@ export class Shard {
         words: undefined,
         epoch: connection.birth,
         openedMs: now.wallMs,
+        openedMonoMs: now.monoMs,
         lane: undefined,
         timerId: -1,
       }
@@ -674,6 +731,7 @@ export class Shard {
       words: this.#directory.standingWords(claim),
       epoch: claim.epoch,
       openedMs: now.wallMs,
+      openedMonoMs: now.monoMs,
       lane: undefined,
       timerId: this.#freeTimerIds.pop() ?? this.#timerIds++,
     }
@@ -772,7 +830,8 @@ export class Shard {
       case 'portStates':
         for (const reading of fact.ports) {
           record.notePort(reading)
-          session.lane?.portSeen(reading.socket, reading.port, reading.state === 'charging', undefined, this.#now)
+          record.noteCharge(portKeyOf(reading.socket, reading.port), reading.state === 'charging', undefined)
+          this.#socketsSeen.push(reading.socket)
         }
         return undefined
       case 'clock':
@@ -780,7 +839,9 @@ export class Shard {
         return undefined
       case 'progress': {
         const { order } = fact
-        session.lane?.portSeen(order.socket, order.port, fact.state === 'charging', order.wireHex, this.#now)
+        const isCharging = fact.state === 'charging'
+        if (isCharging) session.lane?.chargeSeen(order.socket, order.port, order.wireHex, this.#now)
+        record.noteCharge(portKeyOf(order.socket, order.port), isCharging, order.wireHex)
         record.notePort(
           {
             socket: order.socket,

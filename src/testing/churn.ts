@@ -2,12 +2,15 @@
  * Connections that come and go, on real threads: SLOTS at a time, each one ICCID, a first frame in two segments with a
  * second one right behind, sometimes a third, then an end in one of three ways; every fifth comes as a device that is
  * still connected elsewhere, so that the older connection is taken over, on the same shard or on the other. Bystanders
- * stay connected all along and exchange heartbeats.
+ * stay connected all along and exchange heartbeats. The gateway's threads run in a process of their own, so that its
+ * memory and descriptors are not those of the clients.
  *
  *   node src/testing/churn.ts [--connections 100000] [--driver epoll] [--slots 200] [--seed 1] [--resets 0.3]
  *
  * prints what `Churned` holds; the exit code is 1 when a byte went to the wrong device or a descriptor stayed open.
  */
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
 import { readdirSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -35,9 +38,9 @@ export interface Churned {
   readonly takenOver: number
   readonly resets: number
   readonly seconds: number
-  /** Of this process, gateway threads and clients, after a tenth, after half, and at the end. */
+  /** Of the gateway's process after a tenth, after half, and at the end. */
   readonly rssMiB: readonly number[]
-  /** Open in this process before the threads started, and after they ended. */
+  /** Open in the gateway's process before its threads started, while only bystanders were connected, after they ended. */
   readonly descriptors: { readonly before: number; readonly whileIdle: readonly number[]; readonly after: number }
   /** What the gate says is open when only the bystanders are left. */
   readonly openAtTheEnd: number
@@ -52,17 +55,51 @@ export interface ChurnOptions {
   readonly resets: number
 }
 
-const descriptors = () => readdirSync('/proc/self/fd').length
-const rssMiB = () => Math.round(process.memoryUsage.rss() / 1_048_576)
+interface Served {
+  readonly port: number
+  readonly open: number
+  readonly descriptors: number
+  readonly rssMiB: number
+}
+
+/** The gateway's side: answers every message with how it stands, ends its threads on `stop`. */
+async function serve(driver: 'epoll' | 'net'): Promise<void> {
+  const descriptors = () => readdirSync('/proc/self/fd').length
+  // what Node opens once for threads and sockets, and keeps
+  await (await startSocketThreads(driver, 1)).stop()
+  process.send!({ port: 0, open: 0, descriptors: descriptors(), rssMiB: 0 } satisfies Served)
+  const threads = await startSocketThreads(driver, SHARDS)
+  const tell = () =>
+    process.send!({
+      port: threads.supervisor.tcpPort,
+      open: threads.gate.open,
+      descriptors: descriptors(),
+      rssMiB: Math.round(process.memoryUsage.rss() / 1_048_576),
+    } satisfies Served)
+  process.on('message', async (message) => {
+    if (message === 'stop') {
+      await threads.stop()
+      await sleep(50)
+      tell()
+      process.disconnect()
+    } else tell()
+  })
+  tell()
+}
+
 const beat = (device: number, messageId: number) => Buffer.from(dny(device, messageId, 0x21, '9808020000fc00'), 'hex')
 const reply = (device: number, messageId: number) => Buffer.from(dny(device, messageId, 0x21, '00'), 'hex')
 
 export async function churn({ connections, driver, slots, seed, resets: resetShare }: ChurnOptions): Promise<Churned> {
-  // what Node opens once for threads and sockets, and keeps
-  await (await startSocketThreads(driver, 1)).stop()
-  const before = descriptors()
-  const threads = await startSocketThreads(driver, SHARDS)
-  const port = threads.supervisor.tcpPort
+  const gateway = fork(fileURLToPath(import.meta.url), ['--serve', driver])
+  const told = async () => ((await once(gateway, 'message')) as [Served])[0]
+  const ask = async (question: 'how' | 'stop') => {
+    const answer = told()
+    gateway.send(question)
+    return await answer
+  }
+  const before = (await told()).descriptors
+  const { port } = await told()
   let random = seed
   const chance = () => {
     random = (Math.imul(random, 1_664_525) + 1_013_904_223) >>> 0
@@ -172,19 +209,20 @@ export async function churn({ connections, driver, slots, seed, resets: resetSha
         while (started < share) await cycle()
       }),
     )
-    await settled(() => threads.gate.open, BYSTANDERS)
+    for (let round = 0; round < 100 && (await ask('how')).open > BYSTANDERS; round++) await sleep(20)
     await sleep(50)
-    rss.push(rssMiB())
-    whileIdle.push(descriptors())
+    const { rssMiB, descriptors } = await ask('how')
+    rss.push(rssMiB)
+    whileIdle.push(descriptors)
   }
   const seconds = (performance.now() - startedMs) / 1_000
-  const openAtTheEnd = threads.gate.open
+  const openAtTheEnd = (await ask('how')).open
   isOver = true
   await Promise.all(bystanders.map(({ beating }) => beating))
   if (beats === 0) cutShort++
   for (const { socket } of bystanders) socket.destroy()
-  await threads.stop()
-  await settled(descriptors, before)
+  const { descriptors: after } = await ask('stop')
+  await once(gateway, 'exit')
   return {
     connections: started,
     replies,
@@ -194,16 +232,18 @@ export async function churn({ connections, driver, slots, seed, resets: resetSha
     resets,
     seconds: Math.round(seconds * 10) / 10,
     rssMiB: rss,
-    descriptors: { before, whileIdle, after: descriptors() },
+    descriptors: { before, whileIdle, after },
     openAtTheEnd,
   }
 }
 
-async function settled(value: () => number, wanted: number): Promise<void> {
-  for (let round = 0; round < 100 && value() > wanted; round++) await sleep(20)
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const served = process.argv[2] === '--serve' ? process.argv[3] : undefined
+  if (served !== undefined) await serve(served === 'net' ? 'net' : 'epoll')
+  else await run()
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
+async function run(): Promise<void> {
   const { values } = parseArgs({
     options: {
       connections: { type: 'string', default: '100000' },

@@ -106,17 +106,23 @@ export async function startSocketThreads(
       drop(shard, 'history')
     },
   })
+  const stop = async () => {
+    await supervisor.stopAcceptor()
+    await supervisor.askAll('drain', 1_000)
+    await supervisor.askAll('stop', 3_000)
+  }
   await supervisor.startShards()
-  await supervisor.startAcceptor()
+  try {
+    await supervisor.startAcceptor()
+  } catch (error) {
+    await stop()
+    throw error
+  }
   return {
     supervisor,
     gate,
     log,
     shardsLost: () => shardsLost,
-    async stop() {
-      await supervisor.stopAcceptor()
-      await supervisor.askAll('drain', 1_000)
-      await supervisor.askAll('stop', 3_000)
-    },
+    stop,
   }
 }

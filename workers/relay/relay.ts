@@ -69,7 +69,7 @@ const CLAIM_AHEAD = 4
 const FAILURES_SLOW = 5
 const COUNT_EVERY_MS = 5_000
 const TIDY_EVERY_MS = 3_600_000
-const TROUBLE_MS = 500
+const TROUBLE_MS = 250
 
 export class Relay {
   readonly #options: RelayOptions
@@ -85,6 +85,7 @@ export class Relay {
   #wake: () => void = () => {}
   #loop: Promise<void> | undefined
   #isTroubled = false
+  #isRecovered = false
   #countAtMonoMs = 0
   #tidyAtMonoMs = 0
 
@@ -122,20 +123,21 @@ export class Relay {
   }
 
   async #run(): Promise<void> {
-    let isRecovered = false
     while (!this.#isStopped) {
       let waitMs = this.#options.pollMs
       this.#isAwake = false
       try {
-        if (!isRecovered) {
-          await recover(this.#parts.sql, this.#options.name)
-          isRecovered = true
+        if (!this.#isRecovered) {
+          await recover(this.#parts.sql, this.#options.name, [...this.#held])
+          this.#isRecovered = true
         }
         await this.#pump()
         await this.#housekeeping()
         if (this.#isTroubled) this.#parts.log.info({ event: 'webhooks.resumed', msg: 'webhooks go on' })
         this.#isTroubled = false
       } catch (error) {
+        // a claim may have been made whose answer we did not get
+        this.#isRecovered = false
         this.#trouble(error)
         waitMs = TROUBLE_MS
       }
@@ -226,7 +228,7 @@ export class Relay {
     while (endpoint.queue.length > 0) {
       const restMs = endpoint.restUntilMonoMs - performance.now()
       const { claimed, claimedMonoMs } = endpoint.queue[0]!
-      if (restMs > 0) this.#giveBack(claimed, restMs)
+      if (restMs > 0) this.#giveBack(claimed, Number.isFinite(restMs) ? restMs : TROUBLE_MS)
       // too near the end of its lease: another gateway might begin while we still send
       else if (performance.now() - claimedMonoMs > CLAIM_AHEAD * timeoutMs + 2_500) this.#giveBack(claimed, 0)
       else if (endpoint.active < this.#placesOf(endpoint)) {
@@ -318,17 +320,28 @@ export class Relay {
       this.#stopEndpoint(endpoint, `failed since ${new Date(endpoint.failingSinceMs).toISOString()}: ${error}`)
   }
 
+  /** Nothing more is sent from now on; the rows follow, also if the database is away at this moment. */
   #stopEndpoint(endpoint: Endpoint, reason: string): void {
+    if (endpoint.restUntilMonoMs === Number.POSITIVE_INFINITY) return
     const { sql, log } = this.#parts
     const { endpointId } = endpoint
-    // its last attempt is stored first, or the stop would cancel what has just ended
-    const stopping = (this.#storing ?? Promise.resolve())
-      .then(() => this.#store())
-      .then(() => stopEndpoint(sql, endpointId, reason))
-      .then((isStopped) => {
-        if (isStopped) log.warn({ event: 'webhook.stopped', endpointId, reason, msg: 'a webhook endpoint was stopped' })
-      })
-    this.#note(stopping)
+    endpoint.restUntilMonoMs = Number.POSITIVE_INFINITY
+    const stop = async () => {
+      while (!this.#isStopped) {
+        // its last attempt is stored first, or the stop would cancel what has just ended
+        await this.#store()
+        try {
+          if (await stopEndpoint(sql, endpointId, reason))
+            log.warn({ event: 'webhook.stopped', endpointId, reason, msg: 'a webhook endpoint was stopped' })
+          break
+        } catch (error) {
+          this.#trouble(error)
+          await sleep(TROUBLE_MS)
+        }
+      }
+      Object.assign(endpoint, { restUntilMonoMs: 0, failures: 0, failingSinceMs: undefined })
+    }
+    void stop()
   }
 
   /** What is worth a note is said again by the next attempt, if it cannot be stored now. */

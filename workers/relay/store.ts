@@ -158,17 +158,20 @@ export async function storeEnded(sql: Sql, by: string, ended: readonly Ended[]):
   })
 }
 
-/** After a start: gives back what the last run held, and lanes that wait for nobody (a row removed by hand) go on. */
-export async function recover(sql: Sql, by: string): Promise<number> {
-  return await sql.begin(async (tx) => {
+/**
+ * After a start, and after a claim whose answer was lost: gives back what is claimed and not held. Lanes that wait for
+ * nobody (a row removed by hand) go on.
+ */
+export async function recover(sql: Sql, by: string, held: readonly number[]): Promise<void> {
+  await sql.begin(async (tx) => {
     await lockLanes(tx, true)
-    const held = await tx`
-      update webhook_deliveries set claimed_by = null, next_attempt_at = now() where claimed_by = ${by} and status = 'pending'`
+    await tx`
+      update webhook_deliveries set claimed_by = null, next_attempt_at = now()
+      where claimed_by = ${by} and status = 'pending' and delivery_id <> all(${[...held]}::bigint[])`
     await tx`
       update webhook_deliveries d set next_attempt_at = now()
       where d.status = 'pending' and d.next_attempt_at is null and not exists (select from webhook_deliveries n
         where n.endpoint_id = d.endpoint_id and n.lane = d.lane and n.status = 'pending' and n.delivery_id < d.delivery_id)`
-    return held.count
   })
 }
 

@@ -115,6 +115,8 @@ class NetDriver implements SocketDriver {
   send(connection: ConnectionId, bytes: Uint8Array): boolean {
     const held = this.#held[connection]
     if (held === undefined) return true
+    // what this batch gathered may go out at once: only what the kernel does not take counts against the device
+    if (this.#pending(held) + bytes.length > this.#options.outboundBytesMax) this.#write(held)
     if (this.#pending(held) + bytes.length > this.#options.outboundBytesMax) return false
     if (held.queued.length === 0) this.#unflushed.push(held)
     held.queued.push(bytes)

@@ -172,8 +172,8 @@ const commandWiresAt = sourceFrom(COMMAND_WIRES, 11)
 /** Keys of a number that comes round are `001a@…`: byte order finds them by their beginning. */
 const ofWire = (order: string, wire: string) =>
   `${order}.order_key >= ${wire} || '@' and ${order}.order_key < ${wire} || 'A'`
-/** An order that waits longer for its number than this is not meant by any report. */
-const UNNUMBERED_DAYS = 7
+/** Of one port: starts come one after the other, and only the latest can still be meant. */
+const UNNUMBERED_MAX = 8
 /** Of one port and number: more than one is unsettled only after a memory loss. */
 const NUMBERED_MAX = 3
 const LOAD_ORDERS = `
@@ -186,8 +186,11 @@ const LOAD_ORDERS = `
     select q.order_no from outbound_queue q where q.command_id = any($1::text[])
     union select unnest($2::text[])
     union select n.order_no from ${keysAt} join orders n using (device_id, socket, port, order_key)
-    union select n.order_no from ${wiresAt} join orders n using (device_id, socket, port)
-      where n.order_key is null and n.created_at > now() - interval '${UNNUMBERED_DAYS} days'
+    union select x.order_no from ${wiresAt} cross join lateral (
+      select n.order_no from orders n
+      where n.device_id = i.device_id and n.socket = i.socket and n.port = i.port and n.order_key is null
+        and n.state in ('pending', 'starting', 'failed')
+      order by n.created_at desc limit ${UNNUMBERED_MAX}) x
     union select x.order_no from ${wiresAt} cross join lateral (
       select n.order_no from orders n
       where n.device_id = i.device_id and n.socket = i.socket and n.port = i.port and ${ofWire('n', 'i.wire_hex')}

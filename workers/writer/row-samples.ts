@@ -169,6 +169,20 @@ export const commandLog = (change: Some<typeof kinds.commandLogRow.fields> = {})
     ...change,
   }).slice()
 
+export const fate = (change: Some<typeof kinds.commandFateRow.fields> = {}) =>
+  encodeRow(kinds.commandFateRow, {
+    commandId: 'c1',
+    deviceId: DEVICE,
+    epoch: 7,
+    status: 2,
+    attempts: 1,
+    messageId: 77,
+    atMs: AT_MS,
+    reason: 'ok',
+    result: '{}',
+    ...change,
+  }).slice()
+
 /** Rows back to back, as in an outbox. */
 export function spanOf(...rows: readonly Uint8Array[]): Uint8Array {
   return new Uint8Array(Buffer.concat(rows))

@@ -38,6 +38,8 @@ export interface PortSettlement {
 const SLACK_MS = 120_000
 /** Longer than a device keeps repeating; 65,536 charges of one port take longer. */
 const REPEAT_MS_MAX = 30 * 86_400_000
+/** A start without result, an end report that comes late: longer is no answer to it any more. */
+const WAITING_MS_MAX = 7 * 86_400_000
 const YEAR_2020_MS = Date.UTC(2020)
 const CERTAIN_REPEAT_MS = 86_400_000
 /** The start whose result is missing may have worked. */
@@ -59,7 +61,8 @@ function waiting<O extends PortOrder>(orders: readonly O[], origin: OrderOrigin 
   return orders
     .filter((order) => {
       if (order.orderKey !== null || order.origin !== origin) return false
-      if (fromMs < (order.sentMs ?? order.createdMs) - SLACK_MS) return false
+      const sinceMs = fromMs - (order.sentMs ?? order.createdMs)
+      if (sinceMs < -SLACK_MS || sinceMs > WAITING_MS_MAX) return false
       if (order.state === 'starting') return true
       // its row that it was sent may still be on the way; one that waits for days for its device was not meant
       if (order.state === 'pending') return order.sentMs !== null || fromMs <= order.createdMs + SLACK_MS
@@ -121,7 +124,12 @@ export function orderOfSettlement<O extends PortOrder, S extends PortSettlement>
 ): { readonly order: O } | { readonly repeats: S } | 'new' {
   const startMs = (report.deviceEndedMs ?? report.receivedMs) - report.durationS * 1_000
   const stored = settlements
-    .filter(({ wireHex, receivedMs }) => wireHex === report.wireHex && report.receivedMs - receivedMs < REPEAT_MS_MAX)
+    .filter(
+      (known) =>
+        known.wireHex === report.wireHex &&
+        report.receivedMs - known.receivedMs < REPEAT_MS_MAX &&
+        !isOtherCharge(known, report, startMs),
+    )
     .sort((a, b) => b.receivedMs - a.receivedMs)
   const same = stored.find((known) => known.durationS === report.durationS && known.energyRaw === report.energyRaw)
   const numbered = newestWith(orders, report.wireHex)
@@ -140,12 +148,11 @@ export function orderOfSettlement<O extends PortOrder, S extends PortSettlement>
   if (unsettled.length > 0) return { order: unsettled.at(-1)! }
 
   const last = stored[0]
-  const isRepeat = last !== undefined && !isOtherCharge(last, report, startMs)
   // within a day a number comes round again only when the memory was lost, and repeats are far more frequent
-  if (isRepeat && report.receivedMs - last.receivedMs < CERTAIN_REPEAT_MS) return { repeats: last }
+  if (last !== undefined && report.receivedMs - last.receivedMs < CERTAIN_REPEAT_MS) return { repeats: last }
   const bound = waiting(orders, report.origin, startMs)[0]
   if (bound !== undefined) return { order: bound }
-  return isRepeat ? { repeats: last } : 'new'
+  return last !== undefined ? { repeats: last } : 'new'
 }
 
 /** The device's own clock says that this charge began after the stored one had ended. */

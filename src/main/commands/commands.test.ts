@@ -23,6 +23,7 @@ import { commandRoutes, zCommand } from '../admin/routes/commands.ts'
 import { zOrder } from '../admin/routes/orders.ts'
 import { zError, zPage } from '../admin/shapes.ts'
 import { CommandDesk } from '../command-desk.ts'
+import { SqlCommandStore } from '../command-store.ts'
 import { createLog } from '../log.ts'
 import { type Accepted, CommandService } from './service.ts'
 
@@ -47,7 +48,7 @@ before(async () => {
   const memory = allocateOutbox(262_144)
   mailbox = new OutboxConsumer(memory)
   desk = new CommandDesk({
-    sql,
+    store: new SqlCommandStore(sql),
     log,
     directory,
     mailboxes: [new OutboxProducer(memory)],
@@ -56,6 +57,7 @@ before(async () => {
     commandsMax: 1_000,
     commandsPerDeviceMax: PER_DEVICE_MAX,
     now: Date.now,
+    after: (ms, act) => void setTimeout(act, ms).unref(),
     onHeld: () => {},
     onEnded: () => {},
   })

@@ -5,7 +5,7 @@
  * The server runs in a session of its own, so that neither Ctrl-C nor a kill -9 of the gateway takes it along; the next
  * start finds it by `postmaster.pid` and goes on with it.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import {
   chmodSync,
@@ -34,7 +34,7 @@ import { connect, databaseErrorCode } from './connect.ts'
 export type EmbeddedPostgresErrorCode =
   /** No binaries for this platform: set DATABASE_URL. */
   | 'GW_POSTGRES_MISSING'
-  /** The server's user cannot enter a directory above the binaries or the data; the message names it. */
+  /** The server's user cannot enter a directory above the binaries or the data, and nothing opens it; the message names it. */
   | 'GW_POSTGRES_UNREACHABLE'
   /** The cluster exists, its password file does not. */
   | 'GW_POSTGRES_PASSWORD_LOST'
@@ -129,7 +129,18 @@ interface Binaries {
 interface Account {
   readonly uid: number
   readonly gid: number
+  /**
+   * Capability the server keeps so that it may pass directories closed to its user (a checkout below a 0700 home, a
+   * temporary folder of root's); null: it needs none.
+   */
+  readonly passBy: PassBy | null
 }
+/** The first that this process may hand on is taken: reading and searching is less than overriding. */
+const PASS_BY = [
+  { name: 'dac_read_search', bit: 2 },
+  { name: 'dac_override', bit: 1 },
+] as const
+type PassBy = (typeof PASS_BY)[number]['name']
 interface Secrets {
   readonly port: number
   readonly password: string
@@ -161,11 +172,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   const cluster = join(home, `postgres-${MAJOR}`)
   const binaries = await findBinaries()
   linkLibraries(binaries.root)
-  const account = serverAccount(cluster)
-  if (account !== null) {
-    refuseUnreachable(binaries.postgres, account)
-    refuseUnreachable(cluster, account)
-  }
+  const account = withPassage(serverAccount(cluster), [binaries.postgres, cluster])
 
   let secrets = readSecrets(home, cluster)
   let origin: EmbeddedPostgres['origin'] = 'started'
@@ -299,7 +306,7 @@ export function linkLibraries(root: string): void {
 }
 
 /** Whom the server runs as when we are root, which it refuses; null: as ourselves. */
-function serverAccount(cluster: string): Account | null {
+function serverAccount(cluster: string): Omit<Account, 'passBy'> | null {
   const owner = existsSync(cluster) ? statSync(cluster) : null
   const uid = process.getuid?.() ?? 0
   if (uid !== 0) {
@@ -315,19 +322,54 @@ function serverAccount(cluster: string): Account | null {
   return line === null ? { uid: 65534, gid: 65534 } : { uid: Number(line[1]), gid: Number(line[2]) }
 }
 
-function refuseUnreachable(path: string, account: Account): void {
-  for (let dir = dirname(path); ; dir = dirname(dir)) {
-    if (!mayEnter(statSync(dir), account))
-      throw new EmbeddedPostgresError(
-        'GW_POSTGRES_UNREACHABLE',
-        `PostgreSQL does not run as root, and uid ${account.uid} may not enter ${dir} on the way to ${path}: ` +
-          `run the gateway as an ordinary user, or "chmod o+x ${dir}", or move it (DATA_DIR), or set DATABASE_URL`,
-      )
-    if (dir === dirname(dir)) return
+/** @throws GW_POSTGRES_UNREACHABLE a directory is closed to the server's user, and nothing on this system opens it */
+function withPassage(account: Omit<Account, 'passBy'> | null, paths: readonly string[]): Account | null {
+  if (account === null) return null
+  for (const path of paths) {
+    for (let dir = dirname(path); ; dir = dirname(dir)) {
+      if (!mayEnter(statSync(dir), account)) {
+        const passBy = passageOf()
+        if (passBy !== null) return { ...account, passBy }
+        throw new EmbeddedPostgresError(
+          'GW_POSTGRES_UNREACHABLE',
+          `PostgreSQL does not run as root, and uid ${account.uid} may not enter ${dir} on the way to ${path}: ` +
+            `run the gateway as an ordinary user, or "chmod o+x ${dir}", or move it (DATA_DIR), or set DATABASE_URL`,
+        )
+      }
+      if (dir === dirname(dir)) break
+    }
   }
+  return { ...account, passBy: null }
 }
 
-function mayEnter(dir: Stats, { uid, gid }: Account): boolean {
+const SETPRIV = '/usr/bin/setpriv'
+
+/** What lets another user pass closed directories: util-linux and a capability we hold ourselves. */
+function passageOf(): PassBy | null {
+  if (!existsSync(SETPRIV)) return null
+  const held = /^CapEff:\s*([0-9a-f]+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]
+  if (held === undefined) return null
+  return PASS_BY.find(({ bit }) => (BigInt(`0x${held}`) >> BigInt(bit)) & 1n)?.name ?? null
+}
+
+/** Starts a program as the server's user. */
+function spawnAs(account: Account | null, file: string, args: readonly string[], options: SpawnOptions): ChildProcess {
+  if (account === null) return spawn(file, args, options)
+  const { uid, gid, passBy } = account
+  if (passBy === null) return spawn(file, args, { ...options, uid, gid })
+  const as = [
+    `--reuid=${uid}`,
+    `--regid=${gid}`,
+    '--clear-groups',
+    `--inh-caps=+${passBy}`,
+    `--ambient-caps=+${passBy}`,
+    // access(2) forgets the capabilities of who is not root, and initdb looks for its server with it
+    '--securebits=+no_setuid_fixup',
+  ]
+  return spawn(SETPRIV, [...as, file, ...args], options)
+}
+
+function mayEnter(dir: Stats, { uid, gid }: Omit<Account, 'passBy'>): boolean {
   const bit = dir.uid === uid ? 0o100 : dir.gid === gid ? 0o010 : 0o001
   return (dir.mode & bit) !== 0
 }
@@ -396,8 +438,7 @@ async function initialise(at: {
       chownSync(passwordFile, at.account.uid, at.account.gid)
     }
     const args = ['-D', draft, '-U', SUPERUSER, `--pwfile=${passwordFile}`, '--auth=scram-sha-256', '--encoding=UTF8']
-    const initdb = spawn(at.binaries.initdb, [...args, '--locale=C', '--data-checksums', '--no-instructions'], {
-      ...(at.account ?? {}),
+    const initdb = spawnAs(at.account, at.binaries.initdb, [...args, '--locale=C', '--data-checksums', '--no-instructions'], {
       cwd: draft,
       env: { LC_ALL: 'C', TZ: 'UTC', PATH: '/usr/bin:/bin' },
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -472,8 +513,7 @@ async function tryLaunch(at: Launch, deadlineMonoMs: number): Promise<Running | 
   const args = ['-D', at.cluster]
   for (const [name, value] of Object.entries({ ...SETTINGS, ...at.settings, port: String(at.port) }))
     args.push('-c', `${name}=${value}`)
-  const child = spawn(at.binaries.postgres, args, {
-    ...(at.account ?? {}),
+  const child = spawnAs(at.account, at.binaries.postgres, args, {
     cwd: at.cluster,
     env: { LC_ALL: 'C', TZ: 'UTC', PATH: '/usr/bin:/bin' },
     stdio: ['ignore', logFd, logFd],

@@ -117,6 +117,7 @@ class Client {
     this.opened = new Promise((resolve, reject) => {
       this.socket.once('open', resolve)
       this.socket.once('error', reject)
+      this.socket.once('unexpected-response', (_, { statusCode }) => reject(new Error(`refused with ${statusCode}`)))
     })
     this.opened.catch(() => {})
     this.ended = new Promise((resolve) => {
@@ -205,6 +206,12 @@ async function insert(...facts: readonly Fact[]): Promise<string[]> {
   await sql`insert into events ${sql(rows as never[])}`
   stream.wake()
   return rows.map(({ event_id }) => event_id)
+}
+
+/** The server hears of a lost connection a moment later. */
+async function subscribersAre(count: number): Promise<void> {
+  for (let wait = 0; subscribers !== count && wait < 100; wait++) await sleep(20)
+  assert.equal(subscribers, count)
 }
 
 const ask = (path: string, init: RequestInit = {}) => fetch(`http://127.0.0.1:${admin.port}${path}`, init)
@@ -504,6 +511,8 @@ test('subscriptions are bounded: topics per connection, operations that wait, su
   await client.heard(({ event }) => event?.event_id === ids[1])
   assert.deepEqual(client.ids, [ids[1]])
 
+  // a past that memory does not hold
+  await insert(...Array.from({ length: 300 }, () => ({ tenant: 'other' })))
   const bomber = await Client.open()
   for (let n = 0; n < 50; n++) bomber.say({ op: 'subscribe', topics: ['device/*'], after: '0' })
   await bomber.heard(({ error }) => error?.code === 'TOO_MANY_REQUESTS')
@@ -511,16 +520,16 @@ test('subscriptions are bounded: topics per connection, operations that wait, su
   await client.heard(({ op }) => op === 'pong')
   bomber.socket.terminate()
   await bomber.ended
+  await subscribersAre(1)
 
   const crowd = await Promise.all(Array.from({ length: SUBSCRIBERS_MAX - subscribers }, () => Client.open()))
   assert.equal(await new Client().ended, 503)
   await crowd[0]!.close()
-  await sleep(50)
+  await subscribersAre(SUBSCRIBERS_MAX - 1)
   await (await Client.open()).close()
   for (const one of [...crowd, client]) one.socket.terminate()
   await Promise.all([...crowd, client].map(({ ended }) => ended))
-  for (let wait = 0; subscribers > 0 && wait < 50; wait++) await sleep(20)
-  assert.equal(subscribers, 0)
+  await subscribersAre(0)
   assert.deepEqual(troubles, [])
 })
 
