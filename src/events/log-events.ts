@@ -29,6 +29,7 @@ export const LOG_EVENTS = {
   'maintenance.failed': 'partitions or retention could not be tended; tried again',
   'recording.failed': 'frames could not be written to DATA_DIR/frames',
   'order.estimated': 'an order was silent for too long and is settled with its last known figures',
+  'order.unmoved': 'a report did not fit the state of its order and moved nothing',
   'order.repaired': 'a start that had stayed undecided was decided by its command, or timed out',
   'orders.unreconciled': 'silent orders could not be looked at, or a device not be asked; tried again',
   'relay.failed': 'the relay thread ended by itself; webhooks wait',

@@ -1,7 +1,9 @@
 /** What the command desk asks of `outbound_queue`. Thread: main; every call throws when the database does not answer. */
 import type { Fields } from '../codec/protocol.ts'
-import { COMMAND_STATUS } from '../session/command-lane.ts'
 import type { StoredCommand } from './command-desk.ts'
+import { insertSpan } from '../../workers/writer/insert.ts'
+import { commandFateRow } from '../rows/index.ts'
+import { encodeRow } from '../rows/row.ts'
 import type { Sql } from './database/connect.ts'
 
 /** A command without a fate, as it is stored: nobody has looked at its fields yet. */
@@ -47,17 +49,23 @@ export class SqlCommandStore implements CommandStore {
   }
 
   async end(commandId: string, status: number, reason: string, problem?: string): Promise<boolean> {
-    const result = { reason, ...(problem !== undefined && { problem }) }
-    const [row] = await this.#sql<{ order_no: string | null }[]>`
-      update outbound_queue set status = ${status}, finished_at = now(), result = ${this.#sql.json(result)}
-      where command_id = ${commandId} and status < 2 returning order_no`
+    const [row] = await this.#sql<{ device_id: string; attempts: number; message_id: number | null }[]>`
+      select device_id, attempts, message_id from outbound_queue where command_id = ${commandId} and status < 2`
     if (row === undefined) return false
-    if (row.order_no !== null)
-      await this.#sql`
-        update orders set state = ${status === COMMAND_STATUS.cancelled ? 'cancelled' : 'failed'},
-          fail_reason = ${reason}, version = version + 1, updated_at = now()
-        where order_no = ${row.order_no} and state in ('pending', 'starting') and command_id = ${commandId}`
-    return true
+    // the same way as a fate from a session: order, card and events move in one transaction; epoch 0 is main's
+    const fate = encodeRow(commandFateRow, {
+      commandId,
+      deviceId: row.device_id,
+      epoch: 0,
+      status,
+      attempts: row.attempts,
+      messageId: row.message_id,
+      atMs: Date.now(),
+      reason,
+      result: JSON.stringify(problem === undefined ? {} : { problem }),
+    })
+    const { tables } = await insertSpan(this.#sql, fate.slice())
+    return (tables['outbound_queue']?.inserted ?? 0) > 0
   }
 
   async waiting(): Promise<readonly WaitingCommand[]> {

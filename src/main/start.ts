@@ -38,6 +38,9 @@ import { createFigures } from './push/figures.ts'
 import { PushHub } from './push/hub.ts'
 import { EventStream } from './push/stream.ts'
 import { Limits } from './limits.ts'
+import { askOrder } from './ask-order.ts'
+import { Reconciler } from './reconciler.ts'
+import type { LivePresence } from './admin/routes/devices.ts'
 import { LaneRelay } from './relay.ts'
 import { RelayThread } from './relay-thread.ts'
 import { createScrape } from './scrape.ts'
@@ -136,11 +139,17 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     },
   })
   embedded?.onExit(() => health.lost())
+  /** Whoever publishes events has something to look for. */
+  const eventsCommitted = (): void => {
+    stream.wake()
+    webhooks.wake()
+  }
   const writers = new Writers({
     threads: config.writers,
     data: { databaseUrl },
     log,
     counters,
+    onEvents: () => eventsCommitted(),
   })
   const spool = new Spool({
     directory: join(dataDir, 'spool'),
@@ -172,20 +181,13 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
         ...common,
         lane: 'ledger',
         consumer: ledger,
-        onDurable: (position, rejected) => {
-          supervisor.tellShard(shard, { kind: 'durable', position, rejected })
-          stream.wake()
-          webhooks.wake()
-        },
+        onDurable: (position, rejected) => supervisor.tellShard(shard, { kind: 'durable', position, rejected }),
       }),
       history: new LaneRelay({
         ...common,
         lane: 'history',
         consumer: history,
-        onDurable: () => {
-          stream.wake()
-          webhooks.wake()
-        },
+        onDurable: () => {},
         spill: (span) => spool.spill(shard, span, () => relays.history.pump()),
         isSpooling: () => spool.isSpooling(shard),
       }),
@@ -393,18 +395,19 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     },
     now: Date.now,
   })
+  const presenceOf = (deviceId: string): LivePresence | undefined => {
+    const found = parseAnyDeviceId(deviceId)
+    const claim = found === undefined ? undefined : directory.look(deviceKey(found.protocol, found.deviceNo))
+    if (claim === undefined) return undefined
+    return { online: claim.isOnline, epoch: claim.epoch, shard: claim.shard, lastSeenMs: claim.lastSeenS * 1_000 }
+  }
   const admin = createAdmin({
     config,
     log,
     sql,
     apiKeys,
     readiness,
-    presenceOf: (deviceId) => {
-      const found = parseAnyDeviceId(deviceId)
-      const claim = found === undefined ? undefined : directory.look(deviceKey(found.protocol, found.deviceNo))
-      if (claim === undefined) return undefined
-      return { online: claim.isOnline, epoch: claim.epoch, shard: claim.shard, lastSeenMs: claim.lastSeenS * 1_000 }
-    },
+    presenceOf,
     protocolOf: (deviceId) => parseAnyDeviceId(deviceId)?.protocol.name,
     isDatabaseHere: () => health.isHere,
     renderMetrics: () => scrape.render(),
@@ -425,6 +428,19 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   await supervisor.startAcceptor()
   maintenance.start()
   desk.start()
+  const reconciler = new Reconciler({
+    sql,
+    log,
+    reconcileAfterMs: config.reconcileAfterMs,
+    now: Date.now,
+    isOnline: (deviceId) => presenceOf(deviceId)?.online === true,
+    ask: (order) => askOrder(commands, sql, order),
+    onMoved: (counts, eventCursor) => {
+      writers.tallyOrders(counts)
+      if (eventCursor !== null) eventsCommitted()
+    },
+  })
+  reconciler.start()
   const limits = new Limits({ sql, log, commands, everyMs: LIMITS_EVERY_MS })
   limits.start()
   webhooks.start()
@@ -473,14 +489,20 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       for (const [shard, { relays }] of lanes.entries()) {
         if (!relays.ledger.isIdle)
           unflushed.push(`shard ${shard}: ${relays.ledger.rowsPending} settlements not stored and not acknowledged`)
-        if (!relays.history.isIdle)
-          unflushed.push(`shard ${shard}: ${relays.history.rowsPending} history rows not stored`)
+        if (!relays.history.isIdle) {
+          // not stored, but kept: the spool is drained at the next start
+          const rows = relays.history.rowsPending
+          relays.history.stop()
+          if (!(await settledWithin(relays.history.spillRest(), 2_000)))
+            unflushed.push(`shard ${shard}: ${rows} history rows not stored`)
+        }
         relays.ledger.stop()
         relays.history.stop()
       }
       health.stop()
       desk.stop()
       limits.stop()
+      await settledWithin(reconciler.stop(), 1_000)
       hub.close()
       stream.stop()
       await admin.close()

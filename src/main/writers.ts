@@ -4,8 +4,9 @@
  */
 import { Piscina } from 'piscina'
 import type { SpanResult } from '../../workers/writer/insert.ts'
+import type { OrderCounts } from '../../workers/writer/order-book.ts'
 import type { AnswerOf, WriterAnswer, WriterData, WriterTask } from '../../workers/writer/task.ts'
-import { ROW_RESULTS } from '../metrics/catalogue.ts'
+import { ORDER_OUTCOMES, ROW_RESULTS } from '../metrics/catalogue.ts'
 import { ROW_TABLES } from '../rows/index.ts'
 import type { ThreadCounters } from '../shared/counters.ts'
 import type { Span } from '../shared/outbox.ts'
@@ -17,6 +18,8 @@ export interface WritersOptions {
   readonly data: WriterData
   readonly log: Log
   readonly counters: ThreadCounters
+  /** Events were committed: whoever publishes them may look. */
+  readonly onEvents: () => void
 }
 
 const rangeOf = ({ memory, fromIndex, toIndex }: Span) => ({ memory, byteOffset: 0, fromIndex, toIndex })
@@ -26,11 +29,13 @@ export class Writers {
   readonly #log: Log
   readonly #count: (table: string, result: (typeof ROW_RESULTS)[number], n: number) => void
   readonly #settled: (result: 'stored' | 'repeated' | 'contradicting' | 'opaque' | 'put_aside', n: number) => void
-  readonly #ordered: (outcome: 'started' | 'settled', n: number) => void
+  readonly #ordered: (outcome: (typeof ORDER_OUTCOMES)[number], n: number) => void
   readonly #commit: (seconds: number) => void
+  readonly #onEvents: () => void
 
-  constructor({ threads, data, log, counters }: WritersOptions) {
+  constructor({ threads, data, log, counters, onEvents }: WritersOptions) {
     this.#log = log
+    this.#onEvents = onEvents
     this.#pool = new Piscina<WriterTask, WriterAnswer>({
       filename: new URL('../../workers/writer/index.ts', import.meta.url).href,
       minThreads: threads,
@@ -81,7 +86,7 @@ export class Writers {
     return { kind: 'stored', rejected: answer.result.rejected.map((row) => span.fromPosition + row.toByte) }
   }
 
-  #tally({ tables, settlements, rejected }: SpanResult): void {
+  #tally({ tables, settlements, rejected, orders, eventCursor }: SpanResult): void {
     for (const [table, counts] of Object.entries(tables)) {
       this.#count(table, 'stored', counts.inserted)
       this.#count(table, 'repeated', counts.repeated)
@@ -96,8 +101,17 @@ export class Writers {
     this.#settled('repeated', settlements.repeated)
     this.#settled('contradicting', settlements.conflicting)
     this.#settled('opaque', tables['opaque_settlements']?.inserted ?? 0)
-    this.#ordered('settled', settlements.stored)
-    this.#ordered('started', tables['orders']?.inserted ?? 0)
+    this.tallyOrders(orders)
+    if (eventCursor !== null) this.#onEvents()
+  }
+
+  /** Orders that moved, here or in the reconciler. */
+  tallyOrders({ illegal, ...moved }: OrderCounts): void {
+    for (const outcome of ORDER_OUTCOMES) if (outcome !== 'refused_move') this.#ordered(outcome, moved[outcome])
+    for (const [move, n] of Object.entries(illegal)) {
+      this.#ordered('refused_move', n)
+      this.#log.info({ event: 'order.unmoved', move, count: n, msg: 'a report did not fit the state of its order' })
+    }
   }
 
   /** Appends a span to a spool file and syncs it. @returns bytes the file grew by */

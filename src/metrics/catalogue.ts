@@ -31,7 +31,16 @@ export interface LabelSource extends Vocabulary {
 export const ROW_RESULTS = ['stored', 'repeated', 'fenced', 'put_aside', 'dropped'] as const
 /** What became of one settlement: repeated changes nothing; contradicting is put aside and answered. */
 export const SETTLEMENT_RESULTS = ['stored', 'repeated', 'contradicting', 'opaque', 'put_aside'] as const
-export const ORDER_OUTCOMES = ['started', 'settled'] as const
+export const ORDER_OUTCOMES = [
+  'started',
+  'settled',
+  'estimated',
+  'corrected',
+  'failed',
+  'cancelled',
+  'overdrawn',
+  'refused_move',
+] as const
 export const IDENTIFY_FAILURES = ['identify_timeout', 'unknown_protocol'] as const
 /** What became of an attempt to deliver a webhook: failed is tried again; stopped: 410, and its endpoint with it. */
 export const WEBHOOK_RESULTS = ['delivered', 'failed', 'dead', 'stopped'] as const
@@ -228,7 +237,7 @@ export const METRICS = {
   orders_total: {
     from: 'threads',
     type: 'counter',
-    help: 'Orders, by what happened to them',
+    help: 'Orders, by what happened to them; refused_move: the state machine refused a transition',
     labels: ['outcome'],
     combinations: () => each(ORDER_OUTCOMES),
   },

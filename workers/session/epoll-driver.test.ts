@@ -50,6 +50,7 @@ function startBench(host: string) {
   const peers: Socket[] = []
   const dial = async () => {
     const peer = connect({ port: listener.port, host, noDelay: true })
+    peer.on('error', () => {})
     peers.push(peer)
     await new Promise<void>((resolve) => peer.once('connect', () => resolve()))
     const descriptor = accept(listener.descriptor)

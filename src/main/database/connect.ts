@@ -54,7 +54,32 @@ export function connect(url: string, options: ConnectOptions): Sql {
       writes.mayBe = true
     },
   }
-  return postgres(url, settings) as unknown as Sql
+  const sql = postgres(url, settings) as unknown as Sql
+  return Object.assign(sql, { begin: beginWithoutLateRollback(sql.begin as unknown as Begin) }) as Sql
+}
+
+type Work = (tx: TransactionSql) => Promise<unknown>
+type Begin = (...args: [Work] | [string, Work]) => Promise<unknown>
+
+/**
+ * Driver 3.4.9 answers a transaction whose connection has closed with a rollback on that connection, whose socket is
+ * null by then: an uncaught TypeError out of `setImmediate`, which ends the thread. So such a failure is kept from it:
+ * the driver's own race rejects the transaction when it sees the close, with the same error.
+ */
+function beginWithoutLateRollback(begin: Begin): Begin {
+  return (...args) => {
+    const work = args.pop() as Work
+    const guarded: Work = async (tx) => {
+      try {
+        const result = work(tx)
+        return await (Array.isArray(result) ? Promise.all(result) : result)
+      } catch (error) {
+        if (databaseErrorCode(error) === 'CONNECTION_CLOSED') return await new Promise<never>(() => {})
+        throw error
+      }
+    }
+    return begin(...([...args, guarded] as unknown as [Work]))
+  }
 }
 
 function safeInteger(digits: string): number | bigint {
