@@ -3,7 +3,7 @@
  * k6 is a tool beside the project, not a dependency of it.
  */
 import { spawnSync } from 'node:child_process'
-import { existsSync, readdirSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
@@ -14,13 +14,10 @@ if (script === undefined) {
   console.error(`npm run k6 -- SCRIPT, one of: ${scripts.map((one) => one.replace(/\.js$/, '')).join(', ')}`)
   process.exit(2)
 }
-const path = `${here}${script}`
-if (!existsSync(path)) throw new Error(path)
-const run = spawnSync('k6', ['run', ...rest, path], { stdio: 'inherit' })
+const run = spawnSync('k6', ['run', ...rest, `${here}${script}`], { stdio: 'inherit' })
 if ((run.error as NodeJS.ErrnoException | undefined)?.code === 'ENOENT') {
   console.error(`There is no k6 on PATH. With Go 1.25 or newer:
-  go install go.k6.io/k6@latest            (HTTP and WebSocket scripts)
-  go install go.k6.io/xk6@latest && xk6 build --with github.com/grafana/xk6-tcp   (raw TCP scripts)
+  go install go.k6.io/k6@latest
 and put the binary on PATH.`)
   process.exit(127)
 }

@@ -181,4 +181,6 @@ export type Fact =
       readonly businessNo?: number
       readonly socket?: number
       readonly port?: number
+      /** What was asked for, under the names and in the units of the wire; without keys of cards. */
+      readonly content?: Readonly<Record<string, unknown>>
     }

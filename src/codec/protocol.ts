@@ -6,6 +6,7 @@
  */
 import type { Fact } from './facts.ts'
 import type { ParameterDescription } from './fields.ts'
+import type { ModelProfile } from './profile.ts'
 
 /** What `findFrame` saw at the read position. */
 export const UNIT = {
@@ -22,7 +23,10 @@ export const UNIT = {
 } as const
 export type UnitKind = (typeof UNIT)[keyof typeof UNIT]
 
-/** Why bytes were skipped; the label values of `pilegate_frame_errors_total{reason}`. */
+/**
+ * Why bytes were skipped, or what is odd about a frame that was taken (the last three, see `Protocol.oddities`); the label
+ * values of `pilegate_frame_errors_total{reason}`.
+ */
 export const NOISE_REASONS = [
   'bad_header',
   'bad_length',
@@ -32,6 +36,9 @@ export const NOISE_REASONS = [
   'payload_error',
   'bad_device_id',
   'bad_direction',
+  'sequence_mismatch',
+  'device_id_mismatch',
+  'unknown_key',
 ] as const
 export type NoiseReason = (typeof NOISE_REASONS)[number]
 
@@ -194,6 +201,12 @@ export interface Protocol {
   /** Ids that many boards share after memory damage; a session on them is never merged across connections blindly. */
   isSharedDefaultId(deviceNo: number): boolean
   newMemory(): DeviceMemory
+  /** Model profiles of this protocol, the default first; see profile.ts. */
+  readonly profiles: readonly ModelProfile[]
+  /** Chooses a profile for one device. @returns false: there is none of this name, the memory is unchanged */
+  useProfile(memory: DeviceMemory, name: string): boolean
+  /** What does not fit in a decoded frame that is taken all the same: to be counted and noted. Undefined: nothing. */
+  oddities?(fields: Fields): readonly NoiseReason[] | undefined
   /**
    * The message id after `last` for a command of ours, never 0, never one that may still be in flight.
    * @param last the latest we or the device used, undefined when nothing is known

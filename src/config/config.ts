@@ -145,7 +145,12 @@ const KEYS = {
   retentionDaysDead: days(30, 'dead commands and deliveries, and what was put aside'),
   retentionDaysEvents: days(90, 'events'),
   retentionDaysSessions: days(90, 'ended sessions'),
-  reconcileAfterMs: ms(1_800_000, 60_000, 86_400_000, 'an order without a sign of life for this long is asked for, and after as long again settled by estimate'),
+  reconcileAfterMs: ms(
+    1_800_000,
+    60_000,
+    86_400_000,
+    'an order without a sign of life for this long is asked for, and after as long again settled by estimate',
+  ),
   devicesMax: count(131_072, 16, 4_194_304, 'devices', 'devices the directory has room for, between two starts'),
   connectionsMax: count(19_000, 1, 1_000_000, 'connections', 'connections of devices; one more is closed at once'),
   outboxBytes: {
@@ -211,7 +216,12 @@ const KEYS = {
     schema: z
       .string()
       .regex(/^[0-9A-Za-z.:_,-]{0,4096}$/)
-      .transform((text): readonly string[] => text.toLowerCase().split(',').filter((host) => host !== '')),
+      .transform((text): readonly string[] =>
+        text
+          .toLowerCase()
+          .split(',')
+          .filter((host) => host !== ''),
+      ),
     initial: () => '',
     initialText: 'none',
     unit: 'list',

@@ -1,7 +1,8 @@
 // biome-ignore-all lint/suspicious/noThenProperty: what comes next, in words; nothing awaits a catalogue
 /**
  * Every error code of the gateway, in two catalogues: what goes wrong inside (`ERRORS`) and what an HTTP caller is told
- * (`HTTP_ERRORS`). Codes are added, never renamed: logs, alerts and callers match on them.
+ * (`HTTP_ERRORS`). Codes are added, never renamed: logs, alerts and callers match on them. What devices do wrong has no
+ * code: it is counted by reason (`NOISE_REASONS` of src/codec/protocol.ts). errors.test.ts compares with the sources.
  */
 
 /** `blame`: who has to do something about it. `then`: what the one who catches it does next. */
@@ -9,22 +10,29 @@ export const ERRORS = {
   GW_CONFIG_INVALID: { blame: 'operator', then: 'do not start; name key, value and rule of every problem' },
   GW_LISTEN_FAILED: { blame: 'operator', then: 'do not start: address or port cannot be had' },
   GW_DATA_DIR_UNUSABLE: { blame: 'operator', then: 'do not start: nothing could be kept' },
-  GW_DATABASE_START_FAILED: { blame: 'world', then: 'do not start; show the last lines of the database log' },
-  GW_DATABASE_UNAVAILABLE: { blame: 'world', then: 'keep rows in the outbox and the spool, try again' },
+  GW_POSTGRES_MISSING: { blame: 'operator', then: 'do not start: no binaries for this platform; set DATABASE_URL' },
+  GW_POSTGRES_UNREACHABLE: { blame: 'operator', then: 'do not start: name the directory its user cannot enter' },
+  GW_POSTGRES_PASSWORD_LOST: {
+    blame: 'operator',
+    then: 'do not start: the cluster is there, its password file is not',
+  },
+  GW_POSTGRES_FAILED: { blame: 'world', then: 'do not start; show the last lines of the server' },
+  GW_POSTGRES_STUCK: { blame: 'world', then: 'end without it: the server was told to stop and ends when it can' },
+  GW_MIGRATION_NAME: { blame: 'gateway', then: 'do not start: a file has no number of its own' },
+  GW_MIGRATION_EDITED: { blame: 'gateway', then: 'do not start: restore the file, put the change into a new one' },
+  GW_MIGRATION_UNKNOWN: { blame: 'operator', then: 'do not start: the database belongs to a newer release' },
   GW_MIGRATION_FAILED: { blame: 'operator', then: 'do not start: the schema is not the one this code was written for' },
-  GW_FRAME_CHECKSUM: { blame: 'device', then: 'skip the frame, count it' },
-  GW_SESSION_FENCED: { blame: 'nobody', then: 'close: a newer session speaks for the device' },
-  GW_DIRECTORY_FULL: { blame: 'operator', then: 'refuse the device, raise DEVICES_MAX' },
-  GW_OUTBOX_FULL: { blame: 'gateway', then: 'withhold the ack: the device keeps its copy' },
-  GW_ROW_REJECTED: { blame: 'gateway', then: 'put the row aside with its reason, never ack it, go on with the others' },
-  GW_SPOOL_FULL: { blame: 'world', then: 'history stays in the outbox, which may fill; the ledger is not affected' },
-  GW_THREAD_LOST: { blame: 'gateway', then: 'start another thread; its devices reconnect' },
-  GW_HANDOFF_FAILED: { blame: 'gateway', then: 'close the connection; the device reconnects' },
-  GW_SHUTDOWN_INCOMPLETE: { blame: 'gateway', then: 'exit with another code than 0 and say what was not flushed' },
-} as const satisfies Record<string, { blame: 'device' | 'operator' | 'world' | 'gateway' | 'nobody'; then: string }>
+  GW_ROW_UNREADABLE: {
+    blame: 'gateway',
+    then: 'put the row aside with its reason, never ack it, go on with the others',
+  },
+  GW_WRITER_TIMEOUT: { blame: 'world', then: 'drop the connection, insert the span again later' },
+  GW_WRITER_UNKNOWN: { blame: 'gateway', then: 'ours is the mistake: the log says what; the span stays' },
+  GW_THREAD_LOST: { blame: 'gateway', then: 'insert the span again: another writer takes its place' },
+} as const satisfies Record<string, { blame: 'operator' | 'world' | 'gateway'; then: string }>
 export type ErrorCode = keyof typeof ERRORS
 
-/** Something went wrong inside, and the code says whose turn it is. */
+/** Something went wrong inside, and the code says whose turn it is. Any thread; the code survives only in its own. */
 export class GatewayError extends Error {
   readonly code: ErrorCode
   readonly details: Readonly<Record<string, unknown>>

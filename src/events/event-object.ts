@@ -21,7 +21,6 @@ export const EVENT_TYPES = [
   'device.network_topology',
   'ota.progress_update',
 ] as const
-export type EventType = (typeof EVENT_TYPES)[number]
 
 export interface EventObject {
   readonly event_id: string
@@ -44,6 +43,7 @@ export interface EventColumns {
   readonly data: Readonly<Record<string, unknown>>
 }
 
+/** Pure. */
 export function eventObjectOf({ event_id, event_type, device_id, at, data }: EventColumns): EventObject {
   return {
     event_id,

@@ -55,4 +55,3 @@ export const LOG_EVENTS = {
   'limit.unchecked': 'limits of running orders could not be looked at; tried again in seconds',
   'swipe.unstarted': 'a good card was swiped, and no charge could be started; says why',
 } as const satisfies Record<string, string>
-export type LogEvent = keyof typeof LOG_EVENTS

@@ -1,6 +1,6 @@
 /**
  * Bytes of connections that were refused, kept in `quarantine` for whoever asks why a device does not appear.
- * Bounded twice: the acceptor keeps 50 a second, and at most 1,000 wait here while the database is away.
+ * Bounded twice: the acceptor keeps 50 a second, and at most 1,000 wait here while the database is away. Thread: main.
  */
 import type { Evidence } from '../../workers/acceptor/messages.ts'
 import type { Sql } from './database/connect.ts'
@@ -18,14 +18,19 @@ export class EvidenceKeeper {
     this.#onDropped = onDropped
   }
 
+  /** Never waits; beyond the bound the oldest go. */
   keep(items: readonly Evidence[]): void {
     this.#waiting.push(...items)
+    this.#bound()
+    void this.flush()
+  }
+
+  #bound(): void {
     const excess = this.#waiting.length - WAITING_MAX
     if (excess > 0) {
       this.#waiting.splice(0, excess)
       this.#onDropped(excess)
     }
-    void this.flush()
   }
 
   /** Writes what waits; what cannot be written waits for the next call. */
@@ -45,7 +50,8 @@ export class EvidenceKeeper {
           })),
         )}`
     } catch {
-      this.#waiting = [...batch, ...this.#waiting].slice(-WAITING_MAX)
+      this.#waiting = [...batch, ...this.#waiting]
+      this.#bound()
     } finally {
       this.#isWriting = false
     }

@@ -3,6 +3,7 @@
  * ended closed. Thread: main, at start and once an hour.
  */
 import type { Config } from '../config/config.ts'
+import { COMMAND_STATUS } from '../session/command-lane.ts'
 import { dropDayPartitions, ensureDayPartitions } from './database/boots.ts'
 import type { Sql } from './database/connect.ts'
 import type { Log } from './log.ts'
@@ -51,6 +52,10 @@ export class Maintenance {
         (await dropDayPartitions(this.#sql, 'port_samples', before(config.retentionDaysPortSamples)))
       await this.#sql`delete from sessions where closed_at < ${new Date(before(config.retentionDaysSessions))}`
       await this.#sql`delete from events where at < ${new Date(before(config.retentionDaysEvents))}`
+      // the desk knows only commands without a fate; orders keep the number of theirs
+      await this.#sql`
+        delete from outbound_queue where status = ${COMMAND_STATUS.dead}
+          and finished_at < ${new Date(before(config.retentionDaysDead))}`
       await this.#sql`delete from quarantine where at < ${new Date(before(config.retentionDaysDead))}`
       if (dropped > 0) this.#log.info({ event: 'history.dropped', partitions: dropped, msg: 'old days dropped' })
     } catch (error) {

@@ -47,6 +47,8 @@ test('every exported series moves', async (context) => {
   await sql`
     insert into outbound_queue (command_id, device_id, name, wire, expires_at)
     values (${randomUUID()}, ${PILE_ID}, 'locate', ${sql.json(wire)}, now() + interval '1 minute')`
+  // a webhook whose receiver is not there
+  await sql`insert into webhook_endpoints (endpoint_id, url, secret) values ('wh_1', 'http://127.0.0.1:1/', 'whsec_AAAA')`
   await sql.end({ timeout: 1 })
 
   const started = await GatewayProcess.start({
@@ -58,6 +60,7 @@ test('every exported series moves', async (context) => {
       OUTBOUND_BYTES_MAX: '4096',
       OUTBOX_BYTES: '65536',
       STATE_FLUSH_MS: '50',
+      WEBHOOK_ALLOW_PRIVATE: 'true',
     },
   })
   gateway = started

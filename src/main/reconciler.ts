@@ -1,8 +1,8 @@
 /**
  * No order stays open for ever. Every minute it looks for orders that charge without a sign of life: the device is asked,
  * and when it stays silent for as long again the order is settled with its last known figures, marked estimated; the
- * device's settlement, should it still come, takes its place (workers/writer). Starts whose fate never reached their
- * order, because something ended between the two, are moved by what `outbound_queue` says, or time out.
+ * device's settlement, should it still come, takes its place (workers/writer). Starts that are undecided although their
+ * command has a fate, or long after its expiry, are moved by what `outbound_queue` says, or time out.
  *
  * Thread: main. Each order in a transaction of its own that locks its device first, as writers do.
  */
@@ -13,12 +13,10 @@ import { noOrderCounts, OrderBook, type OrderCounts, type Wants } from '../../wo
 import type { Sql } from './database/connect.ts'
 import type { Log } from './log.ts'
 
-/** Default of `reconcileAfterMs`. AP3000 reports every 5 minutes, some BKV models less often. */
-export const RECONCILE_AFTER_MS = 1_800_000
 const ROUND_MS = 60_000
 /** After what was asked for is used up, a device ends within a minute; its end report may need a reconnect. */
 const PRESET_SLACK_MS = 600_000
-/** A fate and its order are written together; the desk writes them one after the other. */
+/** A fate and its order are committed together: what is still apart after this was left so by an older release, or by hand. */
 const REPAIR_AFTER_MS = 10_000
 const ORDERS_PER_ROUND = 500
 

@@ -5,6 +5,7 @@
 import { Worker } from 'node:worker_threads'
 import type { FromRelay, RelayThreadOptions, ToRelay } from '../../workers/relay/messages.ts'
 import type { Log } from './log.ts'
+import { settledWithin } from './settled-within.ts'
 
 const RESTART_MS_MIN = 100
 const RESTART_MS_MAX = 5_000
@@ -33,9 +34,7 @@ export class RelayThread {
     })
     const startedMonoMs = performance.now()
     this.#worker = worker
-    worker.on('error', (error) =>
-      this.#log.error({ event: 'relay.failed', err: error, msg: 'relay thread failed' }),
-    )
+    worker.on('error', (error) => this.#log.error({ event: 'relay.failed', err: error, msg: 'relay thread failed' }))
     worker.on('exit', () => {
       this.#worker = undefined
       if (this.#isStopping) return
@@ -74,11 +73,6 @@ export class RelayThread {
       })
     })
     this.#tell({ kind: 'stop', withinMs })
-    let timer: NodeJS.Timeout | undefined
-    const late = new Promise<'late'>((resolve) => {
-      timer = setTimeout(() => resolve('late'), withinMs + 1_500)
-    })
-    if ((await Promise.race([ended, late])) === 'late') await worker.terminate()
-    clearTimeout(timer)
+    if (!(await settledWithin(ended, withinMs + 1_500))) await worker.terminate()
   }
 }

@@ -3,7 +3,7 @@
  * forward in order, space back to the session thread. Nothing here looks into a row.
  *
  * Ledger lane: a span that cannot be written stays and is tried again; its acks wait. History lane: when the database
- * is away, spans go to the spool in order, and from there into the database once it is back (spool-relay.ts).
+ * is away, spans go to the spool in order, and from there into the database once it is back (spool.ts). Thread: main.
  */
 
 import type { Lane } from '../rows/row.ts'

@@ -17,10 +17,11 @@ import { allocateGate, Gate } from '../shared/gate.ts'
 import { allocateOutbox, OutboxConsumer, OutboxProducer } from '../shared/outbox.ts'
 import { createAdmin } from './admin/admin.ts'
 import { commandRoutes } from './admin/routes/commands.ts'
-import { evidenceRoutes } from './admin/routes/evidence.ts'
+import type { LivePresence } from './admin/routes/devices.ts'
 import { eventRoutes } from './admin/routes/events.ts'
+import { evidenceRoutes } from './admin/routes/evidence.ts'
 import { webhookRoutes } from './admin/routes/webhooks.ts'
-import { chargeByCard } from './swipes.ts'
+import { askOrder } from './ask-order.ts'
 import { answerCard } from './cards.ts'
 import { CommandDesk } from './command-desk.ts'
 import { SqlCommandStore } from './command-store.ts'
@@ -32,20 +33,21 @@ import { type EmbeddedPostgres, startEmbeddedPostgres } from './database/embedde
 import { DatabaseHealth, DatabaseProbe } from './database/health.ts'
 import { migrate } from './database/migrate.ts'
 import { EvidenceKeeper } from './evidence.ts'
+import { Limits } from './limits.ts'
 import { closeLog, createLog, releaseLog } from './log.ts'
 import { Maintenance } from './maintenance.ts'
+import { ModelProfiles } from './model-profiles.ts'
 import { createFigures } from './push/figures.ts'
 import { PushHub } from './push/hub.ts'
 import { EventStream } from './push/stream.ts'
-import { Limits } from './limits.ts'
-import { askOrder } from './ask-order.ts'
 import { Reconciler } from './reconciler.ts'
-import type { LivePresence } from './admin/routes/devices.ts'
 import { LaneRelay } from './relay.ts'
 import { RelayThread } from './relay-thread.ts'
 import { createScrape } from './scrape.ts'
+import { settledWithin } from './settled-within.ts'
 import { Spool } from './spool.ts'
 import { Supervisor } from './supervisor.ts'
+import { chargeByCard } from './swipes.ts'
 import { metricsVocabulary } from './vocabulary.ts'
 import { Writers } from './writers.ts'
 
@@ -69,14 +71,19 @@ const WEBHOOK_DRAIN_MS = 2_000
 /** From the signal to the last moment the database may take to stop. */
 const STOP_MS_MAX = 12_000
 
-/** A gateway that serves; `stop` answers what was not flushed. */
+/** A gateway that serves. */
 export interface Gateway {
   readonly tcpPort: number
   readonly httpPort: number
   readonly config: Config
+  /** Once. @returns what was not flushed, in words; within STOP_MS_MAX and a little */
   stop(): Promise<readonly string[]>
 }
 
+/**
+ * Thread: main. Resolves when devices and HTTP are served.
+ * @throws whatever kept it from that (src/errors/errors.ts); what had been started is stopped again
+ */
 export async function startGateway(config: Config): Promise<Gateway> {
   // what a start that fails half-way must not leave behind, newest last
   const undo: (() => unknown)[] = []
@@ -256,6 +263,13 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   })
 
   // 5. session threads, then the acceptor
+  const profiles = new ModelProfiles(config.devicesMax, (key, name) => {
+    for (let shard = 0; shard < config.shards; shard++)
+      supervisor.tellShard(shard, { kind: 'profile', deviceKey: key, name })
+  })
+  const { left: profilesLeft } = await profiles.load(sql)
+  if (profilesLeft > 0)
+    log.warn({ event: 'profiles.left', count: profilesLeft, msg: 'model profiles of no protocol, or more than DEVICES_MAX' })
   const evidence = new EvidenceKeeper(sql, (count) =>
     log.warn({ event: 'evidence.dropped', count, msg: 'evidence of refused connections dropped' }),
   )
@@ -322,6 +336,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       counters: countersMemory,
       countersThread: 2 + shard,
       outboundBytesMax: config.outboundBytesMax,
+      profiles: profiles.entries,
       record: config.record,
       recordDirectory: join(dataDir, 'frames'),
       recordBytesMax: Math.floor(config.recordBytesMax / config.shards),
@@ -409,6 +424,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     readiness,
     presenceOf,
     protocolOf: (deviceId) => parseAnyDeviceId(deviceId)?.protocol.name,
+    profileChanged: (deviceId, name) => profiles.changed(deviceId, name),
     isDatabaseHere: () => health.isHere,
     renderMetrics: () => scrape.render(),
     observeRequest: scrape.observeRequest,
@@ -521,21 +537,6 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       return unflushed
     },
   }
-}
-
-/** @returns false: rejected, or too late; what it still does is not waited for */
-async function settledWithin(work: Promise<unknown>, ms: number): Promise<boolean> {
-  const done = work.then(
-    () => true,
-    () => false,
-  )
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<boolean>((resolve) => {
-    timer = setTimeout(() => resolve(false), Math.max(0, ms))
-  })
-  const isDone = await Promise.race([done, late])
-  clearTimeout(timer)
-  return isDone
 }
 
 async function run(): Promise<void> {

@@ -10,6 +10,7 @@ import type { Config } from '../config/config.ts'
 import type { Gate } from '../shared/gate.ts'
 import { chooseSeats, type EpollSeats } from './epoll-seats.ts'
 import type { Log } from './log.ts'
+import { settledWithin } from './settled-within.ts'
 
 export interface ShardThread {
   readonly shard: number
@@ -70,6 +71,7 @@ export class Supervisor {
     return this.#threads.reduce((sum, thread) => sum + thread.restarts, 0)
   }
 
+  /** @throws a thread ended before it was ready */
   async startShards(): Promise<void> {
     await Promise.all(this.#threads.map((thread) => this.#startShard(thread)))
   }
@@ -98,7 +100,10 @@ export class Supervisor {
         if (this.#isStopping || this.tcpPort === 0) return
         this.#acceptorRestarts++
         this.#options.log.error({ event: 'acceptor.replaced', msg: 'acceptor thread died, starting another' })
-        setTimeout(() => void this.startAcceptor().catch(() => {}), RESTART_MS_MIN * 2 ** Math.min(this.#acceptorRestarts, 5))
+        setTimeout(
+          () => void this.startAcceptor().catch(() => {}),
+          RESTART_MS_MIN * 2 ** Math.min(this.#acceptorRestarts, 5),
+        )
       })
       worker.on('message', (message: FromAcceptor) => {
         if (message.kind === 'listening') {
@@ -127,6 +132,7 @@ export class Supervisor {
     this.#seats?.wakeAcceptor()
   }
 
+  /** To a thread that is down: lost, its successor begins from shared memory. */
   tellShard(shard: number, message: ToSession): void {
     this.#threads[shard]?.worker?.postMessage(message)
     this.#seats?.wakeShard(shard)
@@ -188,10 +194,10 @@ export class Supervisor {
     if (worker === undefined) return
     const ended = new Promise<void>((resolve) => worker.once('exit', () => resolve()))
     this.#tellAcceptor({ kind: 'stop' })
-    await within(ended, 2_000, () => worker.terminate())
+    if (!(await settledWithin(ended, 2_000))) await worker.terminate()
   }
 
-  /** Asks every session thread and waits for its answer. */
+  /** Asks every session thread and waits for its answer; after `stop`, a thread that is too late is terminated. */
   async askAll(question: 'drain' | 'stop', withinMs: number): Promise<void> {
     await Promise.all(
       this.#threads.map(async ({ shard, worker }) => {
@@ -205,19 +211,9 @@ export class Supervisor {
         const message: ToSession = { kind: question }
         worker.postMessage(message)
         this.#seats?.wakeShard(shard)
-        await within(answered, withinMs, () => (question === 'stop' ? worker.terminate() : undefined))
+        if (!(await settledWithin(answered, withinMs)) && question === 'stop') await worker.terminate()
       }),
     )
     if (question === 'stop') this.#seats?.close()
   }
-}
-
-async function within(promise: Promise<void>, ms: number, late: () => unknown): Promise<void> {
-  let timer: NodeJS.Timeout | undefined
-  const bound = new Promise<'late'>((resolve) => {
-    timer = setTimeout(() => resolve('late'), ms)
-  })
-  const first = await Promise.race([promise.then(() => 'done' as const), bound])
-  clearTimeout(timer)
-  if (first === 'late') await late()
 }

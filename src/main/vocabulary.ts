@@ -2,11 +2,10 @@
 import { NOISE_REASONS, type Protocol } from '../codec/protocol.ts'
 import type { Vocabulary } from '../metrics/catalogue.ts'
 import { ROW_TABLES } from '../rows/index.ts'
-import type { Lane } from '../rows/row.ts'
+import { LANES } from '../rows/row.ts'
 import { CLOSE_REASONS, COMMAND_OUTCOMES, FENCED_ACTIONS } from '../session/effects.ts'
 
-const LANES = ['ledger', 'history'] as const satisfies readonly Lane[]
-
+/** Thread: main, once at start, before the counters are allocated. */
 export function metricsVocabulary(protocols: readonly Protocol[]): Vocabulary {
   return {
     protocols: protocols.map(({ name, uplinks, downlinks }) => ({

@@ -6,7 +6,7 @@ import { Piscina } from 'piscina'
 import type { SpanResult } from '../../workers/writer/insert.ts'
 import type { OrderCounts } from '../../workers/writer/order-book.ts'
 import type { AnswerOf, WriterAnswer, WriterData, WriterTask } from '../../workers/writer/task.ts'
-import { ORDER_OUTCOMES, ROW_RESULTS } from '../metrics/catalogue.ts'
+import { ORDER_OUTCOMES, ROW_RESULTS, type SETTLEMENT_RESULTS } from '../metrics/catalogue.ts'
 import { ROW_TABLES } from '../rows/index.ts'
 import type { ThreadCounters } from '../shared/counters.ts'
 import type { Span } from '../shared/outbox.ts'
@@ -28,7 +28,7 @@ export class Writers {
   readonly #pool: Piscina<WriterTask, WriterAnswer>
   readonly #log: Log
   readonly #count: (table: string, result: (typeof ROW_RESULTS)[number], n: number) => void
-  readonly #settled: (result: 'stored' | 'repeated' | 'contradicting' | 'opaque' | 'put_aside', n: number) => void
+  readonly #settled: (result: (typeof SETTLEMENT_RESULTS)[number], n: number) => void
   readonly #ordered: (outcome: (typeof ORDER_OUTCOMES)[number], n: number) => void
   readonly #commit: (seconds: number) => void
   readonly #onEvents: () => void

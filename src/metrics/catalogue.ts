@@ -140,7 +140,7 @@ export const METRICS = {
   frame_errors_total: {
     from: 'threads',
     type: 'counter',
-    help: 'Bytes skipped and frames refused, by reason',
+    help: 'Bytes skipped, frames refused, and what is odd about frames taken all the same, by reason',
     labels: ['protocol', 'reason'],
     combinations: (source) =>
       protocolNames(source).flatMap((protocol) => source.noiseReasons.map((reason) => [protocol, reason])),
@@ -280,7 +280,7 @@ export const METRICS = {
   webhook_pending: {
     from: 'threads',
     type: 'gauge',
-    help: 'Webhook deliveries that have not ended, counted every 5 s',
+    help: 'Webhook deliveries that have not ended, counted every 2 s',
     labels: [],
     combinations: () => [[]],
   },

@@ -219,6 +219,7 @@ const all: readonly RowKind<Record<string, Field>>[] = [
 ] as unknown as RowKind<Record<string, Field>>[]
 
 export const ROW_KINDS: ReadonlyMap<number, RowKind> = new Map(all.map((row) => [row.kind, row]))
+/** One name per kind, in the same order; a name may come twice. */
 export const ROW_TABLES: readonly string[] = all.map((row) => row.table)
 
 export type SettlementRow = RowOf<typeof settlementRow.fields>

@@ -1,11 +1,13 @@
 /**
  * How a row is described once and travels twice: from a session thread into its outbox (`encodeRow`), and from the
- * outbox in a writer thread into columns (`decodeRows`). One file per table lists the fields in wire order.
+ * outbox in a writer thread into columns (`decodeRows`). `index.ts` lists the fields of every kind in wire order.
  *
  * Layout of one row in an outbox, little-endian:
  * u16 kind, u16 reserved, u32 body bytes, then the fields in order. Numbers are fixed width; text and bytes are u16
  * length + content; a nullable field is preceded by one byte, 0 = null. Zeros fill the row up to a multiple of 8 bytes.
  */
+
+import { ROW_HEADER_BYTES } from '../shared/outbox-layout.ts'
 
 export type FieldType = 'i32' | 'f64' | 'text' | 'bytes' | 'bool'
 export interface Field {
@@ -24,7 +26,6 @@ export const bool = field('bool', false)
 export const i32OrNull = field('i32', true)
 export const f64OrNull = field('f64', true)
 export const textOrNull = field('text', true)
-export const boolOrNull = field('bool', true)
 
 type Scalar<T extends FieldType> = T extends 'text'
   ? string
@@ -52,6 +53,7 @@ export interface RowKind<F extends Record<string, Field> = Record<string, Field>
   readonly fields: F
 }
 
+/** @param kind 1..65535, unique for good; @param table as in SQL, and as label of rows_total */
 export function defineRow<const F extends Record<string, Field>>(
   kind: number,
   table: string,
@@ -61,8 +63,6 @@ export function defineRow<const F extends Record<string, Field>>(
   return { kind, table, lane, fields }
 }
 
-/** Bytes before the fields of a row. */
-export const ROW_HEADER_BYTES = 8
 /** A whole row is a multiple of this; up to 7 zero bytes stand behind its last field. */
 export const ROW_ALIGN_BYTES = 8
 /** The largest row an outbox takes; the largest real one is a frame of 4,100 bytes in cmd_log. */

@@ -231,6 +231,20 @@ describe('written down before it is sent', () => {
     assert.deepEqual([bench.lane.isTaken(100), bench.lane.isTaken(7), bench.lane.isTaken(8)], [true, true, false])
   })
 
+  test('a first send that ends the session: the command goes back, unsent', () => {
+    const bench = new Bench(ap3000)
+    let back: readonly LaneCommand[] = []
+    bench.onSend = () => {
+      back = bench.lane.takeBack()
+    }
+    bench.put('a', ap3000, 'locate', locate)
+    assert.deepEqual(
+      back.map(({ commandId, attempts, messageId }) => [commandId, attempts, messageId]),
+      [['a', 0, 100]],
+    )
+    assert.equal(bench.lane.count, 0)
+  })
+
   test('a send that ends the session ends the lane: nothing of it gets a fate any more', () => {
     const bench = new Bench(ap3000)
     bench.put('a', ap3000, 'locate', locate)

@@ -93,6 +93,15 @@ interface Flying {
   readonly chargeBefore: string | null | undefined
 }
 
+/** Why a chunk of firmware ended without a result. */
+const UPGRADE_REQUESTED = 'upgrade_requested'
+
+/** `unplugPowerDw` -> `unplug_power_dw`: results are read outside. */
+const inContractWords = (content: Fields): Fields =>
+  Object.fromEntries(
+    Object.entries(content).map(([name, value]) => [name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), value]),
+  )
+
 /** A charge under no number might be any. */
 const isKnown = (charge: string | null | undefined) => charge !== undefined && charge !== ''
 
@@ -109,6 +118,8 @@ export class CommandLane {
   #nextSendMonoMs: number
   #retryMonoMs = Number.NEGATIVE_INFINITY
   #isOver = false
+  /** Out of the queue and not yet gone. */
+  #leaving: LaneCommand | undefined
 
   /** @param openedMonoMs start of the session: the one before it may have sent a moment earlier */
   constructor(protocol: Protocol, options: LaneOptions, world: LaneWorld, openedMonoMs: number) {
@@ -179,7 +190,7 @@ export class CommandLane {
   takeBack(): LaneCommand[] {
     const back = [
       ...this.#flying.map(({ command, attempts, messageId }) => ({ ...command, attempts, messageId })),
-      ...this.#queue
+      ...[...(this.#leaving === undefined ? [] : [this.#leaving]), ...this.#queue]
         .filter(({ commandId }) => commandId !== QUESTION)
         .map((command) => ({ ...command, messageId: this.#idOf(command) })),
     ]
@@ -265,7 +276,10 @@ export class CommandLane {
       this.#lastTryOver(flying, now)
       return true
     }
-    if (!this.#world.send(command, messageId, attempts)) {
+    this.#leaving = command
+    const isSent = this.#world.send(command, messageId, attempts)
+    this.#leaving = undefined
+    if (!isSent) {
       if (!this.#isOver) this.#queue.unshift(command)
       return false
     }
@@ -376,6 +390,7 @@ export class CommandLane {
       ...(fact.chunk !== undefined && { chunk: fact.chunk }),
       ...(fact.port !== undefined && { port: fact.port }),
       ...(fact.socket !== undefined && { socket: fact.socket }),
+      ...(fact.content !== undefined && { content: inContractWords(fact.content) }),
     }
     if (fact.ok)
       this.#finish(flying, { status: COMMAND_STATUS.acked, reason: fact.reason, attempts: flying.attempts }, result)
@@ -408,6 +423,30 @@ export class CommandLane {
     })
     if (flying === undefined) return
     this.#finish(flying, { status: COMMAND_STATUS.acked, reason: 'ok', attempts: flying.attempts }, {})
+    this.advance(now)
+  }
+
+  /**
+   * The device asks for its upgrade from the beginning: it waits for no later chunk, so those end at once and whoever
+   * leads the transfer hears of it. Upgrade mode that was asked for is entered.
+   */
+  upgradeRequested(now: Moment): void {
+    const isStale = ({ fields }: LaneCommand) => typeof fields['chunk'] === 'number' && fields['chunk'] > 1
+    for (const flying of [...this.#flying]) {
+      const { attempts } = flying
+      if (isStale(flying.command))
+        this.#finish(flying, { status: COMMAND_STATUS.dead, reason: UPGRADE_REQUESTED, attempts }, {})
+      else if (flying.command.fields['trigger'] === true)
+        this.#finish(flying, { status: COMMAND_STATUS.acked, reason: UPGRADE_REQUESTED, attempts }, {})
+    }
+    const stale = this.#queue.filter(isStale)
+    if (stale.length > 0) this.#queue = this.#queue.filter((command) => !isStale(command))
+    for (const command of stale) {
+      const messageId = this.#idOf(command)
+      this.#announced.delete(command.commandId)
+      const { attempts } = command
+      this.#end(command, { status: COMMAND_STATUS.dead, reason: UPGRADE_REQUESTED, attempts }, messageId, undefined)
+    }
     this.advance(now)
   }
 

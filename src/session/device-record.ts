@@ -3,6 +3,7 @@
  * that is not yet written. Changes are coalesced here, so that a heartbeat costs no row.
  */
 import type { Fact, PortReading } from '../codec/facts.ts'
+import { chooseProfile } from '../codec/profile.ts'
 import type { DeviceMemory, Protocol } from '../codec/protocol.ts'
 import { type DeviceStateRow, deviceStateRow, type PortStateRow, portStateRow } from '../rows/index.ts'
 import { type LaneCommand, portKeyOf } from './command-lane.ts'
@@ -41,18 +42,45 @@ export class DeviceRecord {
   #pending: PendingInfo = {}
   #hasPending = false
   readonly #ports = new Map<number, PortMemory>()
-  /** By port: wire number of the charge last reported, '' when it came without one, null when the port rested. */
+  /** By port, in this session: wire number of the charge last reported, '' when it came without one, null when the port rested. */
   readonly #charges = new Map<number, string | null>()
   /** The same at the first send of a start, by command: a start in doubt outlives its session. */
   readonly #chargesBefore = new Map<string, string | null | undefined>()
   #hasDirtyPort = false
+  /** `devices.model_profile`, as far as main has said it. */
+  #profileName: string | null = null
+  #model: { readonly deviceType: string | undefined; readonly firmware: string | undefined } = {
+    deviceType: undefined,
+    firmware: undefined,
+  }
 
-  constructor(protocol: Protocol, deviceKey: number, deviceNo: number) {
+  /** @param profileName `devices.model_profile` */
+  constructor(protocol: Protocol, deviceKey: number, deviceNo: number, profileName: string | null = null) {
     this.protocol = protocol
     this.deviceKey = deviceKey
     this.deviceNo = deviceNo
     this.deviceId = protocol.formatDeviceId(deviceNo)
     this.memory = protocol.newMemory()
+    if (profileName !== null) this.useProfile(profileName)
+  }
+
+  /** @param name of a model profile; null, or one of another protocol: what the device says about itself decides */
+  useProfile(name: string | null): void {
+    this.#profileName = name
+    this.#chooseProfile()
+  }
+
+  #noteModel(deviceType: string | undefined, firmware: string | undefined): void {
+    const before = this.#model
+    const model = { deviceType: deviceType ?? before.deviceType, firmware: firmware ?? before.firmware }
+    if (model.deviceType === before.deviceType && model.firmware === before.firmware) return
+    this.#model = model
+    this.#chooseProfile()
+  }
+
+  #chooseProfile(): void {
+    const { profiles } = this.protocol
+    this.protocol.useProfile(this.memory, chooseProfile(profiles, this.#profileName, this.#model).name)
   }
 
   /**
@@ -62,6 +90,7 @@ export class DeviceRecord {
   forgetWritten(): void {
     this.#written = {}
     this.#ports.clear()
+    this.#charges.clear()
     this.#hasDirtyPort = false
   }
 
@@ -121,6 +150,7 @@ export class DeviceRecord {
   }
 
   noteInfo(info: DeviceInfo, nowMs: number): void {
+    if (info.firmware !== undefined || info.deviceType !== undefined) this.#noteModel(info.deviceType, info.firmware)
     this.#note('firmware', info.firmware)
     this.#note('deviceType', info.deviceType)
     this.#note('portCount', info.portCount)

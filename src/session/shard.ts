@@ -174,6 +174,8 @@ export class Shard {
   readonly #connections = new Map<number, Connection>()
   /** Every device this shard has heard since its start, by device key; bounded by the directory. */
   readonly #records = new Map<number, DeviceRecord>()
+  /** Model profiles chosen by name, by device key: known before a device says its first word. Bounded by who tells. */
+  readonly #profiles = new Map<number, string>()
   /** The session that holds the claim of a device here. */
   readonly #sessions = new Map<number, Session>()
   readonly #dirty = new Set<Session>()
@@ -262,6 +264,16 @@ export class Shard {
     const connection = this.#connections.get(connectionId)
     if (connection === undefined) return
     this.#forget(connection, reason, now)
+  }
+
+  /**
+   * `devices.model_profile` of a device, wherever it lives: at the start of this shard, and when it changes.
+   * @param name null: none is chosen any more
+   */
+  profileChosen(deviceKey: number, name: string | null): void {
+    if (name === null) this.#profiles.delete(deviceKey)
+    else this.#profiles.set(deviceKey, name)
+    this.#records.get(deviceKey)?.useProfile(name)
   }
 
   /** Another shard took a device from us. Ignored when we have taken it back meanwhile. */
@@ -481,9 +493,13 @@ export class Shard {
   /** A fate must not be lost: what the full ledger refuses is offered again at every tick. */
   #writeFate(session: Session, commandId: string, fate: Omit<Fate, 'status'> & { readonly status: number }): void {
     const values = this.#fateValues(session, commandId, fate)
-    const write = () => this.#effects.appendRow(commandFateRow, values) !== ROW_REFUSED
+    const write = () => {
+      if (this.#effects.appendRow(commandFateRow, values) === ROW_REFUSED) return false
+      // main forgets a command with its fate: not before the row is where the death of this thread does not reach it
+      this.#effects.commandMoved(commandId, fate.status)
+      return true
+    }
     if (this.#unwrittenFates.length > 0 || !write()) this.#unwrittenFates.push(write)
-    this.#effects.commandMoved(commandId, fate.status)
   }
 
   #fateValues(session: Session, commandId: string, fate: Omit<Fate, 'status'> & { readonly status: number }) {
@@ -574,11 +590,14 @@ export class Shard {
       this.#logUplink(session, command, bytes, from, to, `${fields.payloadError} at ${fields.at}`)
       return
     }
-    this.#effects.record(record.deviceKey, FLAG.uplink, bytes, from, to)
+    const odd = protocol.oddities?.(fields)
+    if (odd !== undefined) for (const reason of odd) this.#effects.counts.frameError(protocol, reason)
+    this.#effects.record(record.deviceKey, odd === undefined ? FLAG.uplink : FLAG.uplink | FLAG.error, bytes, from, to)
     // head is reused by whatever a fact may cause; what follows needs these
     const messageId = head.messageId
     record.noteMessageId(messageId)
-    if (command.frequent !== true) this.#logUplink(session, command, bytes, from, to, null)
+    if (command.frequent !== true || odd !== undefined)
+      this.#logUplink(session, command, bytes, from, to, odd?.join(', ') ?? null)
     let storedAt: number | undefined
     this.#socketsSeen.length = 0
     if (command.facts !== undefined)
@@ -721,7 +740,7 @@ export class Shard {
     if (older !== undefined) this.#lose(older, now)
     let record = this.#records.get(key)
     if (record === undefined) {
-      record = new DeviceRecord(protocol, key, deviceNo)
+      record = new DeviceRecord(protocol, key, deviceNo, this.#profiles.get(key) ?? null)
       this.#records.set(key, record)
     } else record.forgetWritten()
     const session: Session = {
@@ -949,7 +968,16 @@ export class Shard {
       // seen, logged with its bytes and counted; nothing else follows from these yet
       case 'heartbeat':
       case 'slaveTypes':
+        return undefined
       case 'upgradeRequested':
+        this.#event(
+          session,
+          'ota.progress_update',
+          eventIdOf('ota.progress_update', deviceId, session.epoch, messageId, fact.by),
+          null,
+          { state: 'requested', by: fact.by },
+        )
+        session.lane?.upgradeRequested(this.#now)
         return undefined
       case 'result': {
         if (session.lane?.resultReceived(fact, messageId, command.name, this.#now) === true) return undefined

@@ -24,7 +24,7 @@ const combinationKey = (values: readonly string[]) => values.join('\0')
 /**
  * Makes the counters of all threads, zeroed.
  *
- * Thread: main, once. About 10 KB per thread.
+ * Thread: main, once. About 25 KB per thread with both protocols.
  * @param threads names, also the label values of event_loop_delay_seconds{thread}; their order gives the numbers
  */
 export function allocateCounters(threads: readonly string[], vocabulary: Vocabulary): SharedArrayBuffer {

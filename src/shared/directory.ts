@@ -157,7 +157,7 @@ export class Directory {
     return this.#words32[at] === claim.low && this.#words32[at + 1] === claim.high
   }
 
-  /** The two halves that `isStanding` compares. */
+  /** The two halves that `isStanding` compares; kept by whoever holds the claim. */
   standingWords(claim: Claim): StandingWords {
     const word = pack(claim, true)
     return { slot: claim.slot, low: Number(BigInt.asIntN(32, word)), high: Number(word >> 32n) }
@@ -173,12 +173,12 @@ export class Directory {
     return Atomics.compareExchange(this.#words64, at, mine, pack(claim, false)) === mine
   }
 
-  /** Thread: session that holds the claim. */
+  /** The device was heard. Thread: session that holds the claim. @param seenS seconds since the epoch */
   touch(slot: number, seenS: number): void {
     this.#words32[this.#at32(slot) + DIRECTORY.lastSeenS.offset32] = seenS
   }
 
-  /** Thread: any. */
+  /** Who speaks for a device, or spoke last. Thread: any. @returns undefined: nobody did since this start */
   look(deviceKey: number): (Claim & { readonly lastSeenS: number }) | undefined {
     const slot = this.#find(deviceKey, false)
     if (slot < 0) return undefined
@@ -209,6 +209,7 @@ export class Directory {
   }
 }
 
+/** A claim as `isStanding` compares it: its slot, and both halves of its word as Int32. */
 export interface StandingWords {
   readonly slot: number
   readonly low: number

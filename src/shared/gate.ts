@@ -1,6 +1,7 @@
 /** The only file that touches the memory of the gate: how many connections each shard was given, took up and ended. */
 import { GATE, GATE_SHARD_BYTES } from './gate-layout.ts'
 
+/** Zeroed. Thread: main, once. @param shards 1..256 */
 export function allocateGate(shards: number): SharedArrayBuffer {
   return new SharedArrayBuffer(shards * GATE_SHARD_BYTES)
 }
@@ -23,6 +24,7 @@ export class Gate {
     Atomics.add(this.#words, this.#slot(shard, word), 1)
   }
 
+  /** Mod 2^32. Thread: any. */
   count(shard: number, word: keyof typeof GATE): number {
     return Atomics.load(this.#words, this.#slot(shard, word)) >>> 0
   }

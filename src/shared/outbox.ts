@@ -2,8 +2,7 @@
  * The only file that touches the memory of an outbox. One producer (the session thread of the shard), one consumer
  * (main), bytes read a third time by the writer that inserts them.
  */
-import { ROW_HEADER_BYTES } from '../rows/row.ts'
-import { OUTBOX, OUTBOX_CONTROL_BYTES, PADDING_KIND } from './outbox-layout.ts'
+import { OUTBOX, OUTBOX_CONTROL_BYTES, PADDING_KIND, ROW_HEADER_BYTES } from './outbox-layout.ts'
 
 const WORD = 2 ** 32
 
@@ -89,6 +88,7 @@ export class OutboxProducer {
     return Atomics.exchange(this.#words, OUTBOX.isMainAsleep.slot, 0) === 1
   }
 
+  /** Endless position just past the last appended row, published or not. */
   get position(): number {
     return this.#written
   }
@@ -114,6 +114,10 @@ export class OutboxConsumer {
   #released: number
   #rowsReleased = 0
 
+  /**
+   * Thread: main; of a mailbox the session thread.
+   * @param position where to begin: 0, or what the producer had published when this one takes over from a dead one
+   */
   constructor(memory: SharedArrayBuffer, position = 0) {
     this.#taken = position
     this.#released = position
@@ -132,10 +136,12 @@ export class OutboxConsumer {
     return this.#taken + ((word - (this.#taken % WORD)) >>> 0)
   }
 
+  /** Endless position just past the last span handed out by `take`. */
   get taken(): number {
     return this.#taken
   }
 
+  /** Endless position before which all space was given back. */
   get released(): number {
     return this.#released
   }
@@ -145,6 +151,7 @@ export class OutboxConsumer {
     return (Atomics.load(this.#words, OUTBOX.rowsWritten.slot) - this.#rowsReleased) >>> 0
   }
 
+  /** Bytes published and not released, padding included. */
   get bytesPending(): number {
     return this.written - this.#released
   }
@@ -208,7 +215,7 @@ export class OutboxConsumer {
   }
 
   /**
-   * Says that main has nothing to do, then looks once more.
+   * Says that main has nothing to do, then looks once more. Thread: main.
    * @returns false when rows came in between: main must look again (the flag is down)
    */
   sleep(): boolean {

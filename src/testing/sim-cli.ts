@@ -45,6 +45,7 @@ let done = 0
 let events = 0
 let virtualMs = 0
 let settlements = 0
+let commands = 0
 let toldMs = startedMs
 
 process.on('unhandledRejection', (error) => {
@@ -61,6 +62,7 @@ for (const seed of seeds) {
     events += result.events
     virtualMs += result.virtualMs
     settlements += result.settlements
+    commands += result.commands
     for (const [name, count] of result.coverage) {
       const sum = coverage.get(name)!
       sum.count += count
@@ -83,7 +85,7 @@ const tookMs = performance.now() - startedMs
 for (const [name, { count, seeds: inSeeds }] of coverage)
   console.log(`${name.padEnd(40)} ${String(count).padStart(9)} in ${inSeeds} seeds`)
 console.log(
-  `${done} seeds hold: ${events} events, ${(virtualMs / 3_600_000).toFixed(1)} virtual hours, ${settlements} settlements acked, ${(tookMs / 1000).toFixed(1)} s, ${(tookMs / done).toFixed(1)} ms per seed`,
+  `${done} seeds hold: ${events} events, ${(virtualMs / 3_600_000).toFixed(1)} virtual hours, ${settlements} settlements acked, ${commands} commands, ${(tookMs / 1000).toFixed(1)} s, ${(tookMs / done).toFixed(1)} ms per seed`,
 )
 const missing = COVERAGE.filter((name) => coverage.get(name)!.count === 0)
 if (done >= 1_000 && missing.length > 0) {

@@ -4,6 +4,8 @@
  */
 import type { Health, SpanOutcome } from '../main/relay.ts'
 import {
+  type CommandFateRow,
+  commandFateRow,
   deviceStateRow,
   eventRow,
   portStateRow,
@@ -25,6 +27,8 @@ export function rowNameOf(kind: number, row: Values): string {
       return `${kind}/${row['eventId']}`
     case sessionRow.kind:
       return `${kind}/${row['deviceId']}/${row['epoch']}/${row['closedMs'] === null ? 'opened' : 'closed'}`
+    case commandFateRow.kind:
+      return `${kind}/${row['commandId']}/${row['epoch']}/${row['status']}/${row['attempts']}`
     default:
       return `${kind}/${row['deviceId']}/${row['epoch']}/${row['seq']}`
   }
@@ -55,14 +59,16 @@ export class ModelDatabase {
   readonly arrived = new Map<string, number>()
   readonly sessions = new Map<string, Values>()
   /** What the devices sent, by settlement key. */
-  readonly truth: ReadonlyMap<string, string>
+  readonly truth: ReadonlyMap<string, ReadonlySet<string>>
   /** Settlements that some next writes refuse as rows that can never be stored. */
   readonly poison = new Map<string, number>()
   readonly #world: World
+  readonly #applyFate: (fate: CommandFateRow) => void
 
-  constructor(world: World, truth: ReadonlyMap<string, string>) {
+  constructor(world: World, truth: ReadonlyMap<string, ReadonlySet<string>>, applyFate: (fate: CommandFateRow) => void) {
     this.#world = world
     this.truth = truth
+    this.#applyFate = applyFate
   }
 
   /**
@@ -127,7 +133,8 @@ export class ModelDatabase {
         const { from, to } = places.get(row.kind)![index]!
         if (row.kind === settlementRow.kind) {
           if (!this.#settle(values as unknown as SettlementRow)) rejected.push(to)
-        } else this.#keep(row.kind, values, digestOf(bytes, from, to))
+        } else if (row.kind === commandFateRow.kind) this.#applyFate(values as unknown as CommandFateRow)
+        else this.#keep(row.kind, values, digestOf(bytes, from, to))
       }
     }
     return rejected.sort((one, other) => one - other)
@@ -145,8 +152,11 @@ export class ModelDatabase {
     }
     const content = contentOf(row)
     const sent = this.truth.get(key)
-    if (sent !== content)
-      world.violated('none contradicting', `settlement ${key} is "${content}", the device sent "${sent ?? 'nothing'}"`)
+    if (sent?.has(content) !== true)
+      world.violated(
+        'none contradicting',
+        `settlement ${key} is "${content}", the device sent "${[...(sent ?? [])].join('", "')}"`,
+      )
     const known = this.settlements.get(key)
     if (known === undefined) this.settlements.set(key, [row])
     else if (world.mutant === 'rowTwice') {

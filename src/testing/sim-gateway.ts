@@ -4,11 +4,17 @@
  * src/main/supervisor.ts and src/main/start.ts do on real threads, in the same order.
  */
 import { identify } from '../../workers/acceptor/identify.ts'
-import type { CardAnswer, Protocol, Uplink } from '../codec/protocol.ts'
+import type { CardAnswer, Fields, Protocol, Uplink } from '../codec/protocol.ts'
+import { CommandDesk, SWEEP_MS } from '../main/command-desk.ts'
+import type { CommandStore } from '../main/command-store.ts'
+import type { Log } from '../main/log.ts'
 import { LaneRelay, type SpanOutcome } from '../main/relay.ts'
 import { PROTOCOLS } from '../protocols/index.ts'
-import { encodeRow, type Field, LANES, type Lane, type RowKind, type RowOf } from '../rows/row.ts'
-import type { CardQuestion, CloseReason, Effects, SessionCounts } from '../session/effects.ts'
+import { commandFateRow, commandLogRow, type CommandFateRow, settlementRow } from '../rows/index.ts'
+import { commandMail } from '../rows/mail.ts'
+import { encodeRow, type Field, LANES, type Lane, type RowKind, type RowOf, readRows } from '../rows/row.ts'
+import { COMMAND_STATUS } from '../session/command-lane.ts'
+import type { CardQuestion, CloseReason, Effects, ReturnedCommand, SessionCounts } from '../session/effects.ts'
 import { ROW_REFUSED } from '../session/effects.ts'
 import { Shard, type ShardOptions } from '../session/shard.ts'
 import { allocateDirectory, type Claim, type ClaimAnswer, Directory, type StandingWords } from '../shared/directory.ts'
@@ -17,7 +23,7 @@ import { shardOf } from '../shared/rendezvous.ts'
 import { bytesOf, type ModelDatabase, ModelHealth, type ModelSpool, rowNameOf } from './sim-database.ts'
 import type { Line, ServerEnd } from './sim-network.ts'
 import { Channel } from './sim-time.ts'
-import type { World } from './sim-world.ts'
+import type { Mutant, World } from './sim-world.ts'
 
 /** The start of every run: what devices and rows call the time. */
 export const WALL_MS = Date.UTC(2026, 10, 21, 8)
@@ -25,19 +31,28 @@ const IDENTIFY_TIMEOUT_MS = 15_000
 const TICK_MS = 200
 export const IDLE_TIMEOUT_MS = 60_000
 
-const shardOptions = (shard: number): ShardOptions => ({
+export const SPACING_MS = 500
+export const ACK_TIMEOUT_MS = 15_000
+
+const shardOptions = (shard: number, mutant: Mutant | undefined): ShardOptions => ({
   shard,
   idleTimeoutMs: IDLE_TIMEOUT_MS,
   stateFlushMs: 1_000,
   seenFlushMs: 40_000,
   cardLookupTimeoutMs: 2_000,
-  commands: { spacingMs: 500, ackTimeoutMs: 15_000, retries: 1 },
+  commands: { spacingMs: mutant === 'noSpacing' ? 20 : SPACING_MS, ackTimeoutMs: ACK_TIMEOUT_MS, retries: 1 },
 })
 
 /** What the gateway does that somebody outside checks. */
 export interface Watch {
   /** A session thread decides to send. */
   speaks(line: Line, frame: Uint8Array): void
+  /** The same for a command; '' is a question of its lane. */
+  commands(line: Line, frame: Uint8Array, commandId: string): void
+  /** A session thread writes down what became of a command. */
+  decides(fate: CommandFateRow): void
+  /** A session thread has heard a settlement and wants it stored. */
+  heardSettlement(deviceId: string, port: number, orderKey: string): void
   closes(line: Line, reason: CloseReason): void
   /** The server sees that a device's end of a connection is gone. */
   peerEnded(line: Line): void
@@ -46,7 +61,12 @@ export interface Watch {
   released(names: readonly string[]): void
   /** Unacked settlements of this device are known to its shard. */
   hasUnacked(deviceKey: number): boolean
+  /** Something that fates of commands have to wait for. */
+  troubleBegan(): void
+  troubleOver(): void
 }
+
+const SILENT = { warn: () => {}, error: () => {} } as unknown as Log
 
 /** A card's standing depends on its number alone, so that an answer meant for another card is recognised. */
 export function cardAnswerOf(cardId: string): CardAnswer {
@@ -86,6 +106,22 @@ class WatchedDirectory extends Directory {
     const standing = key === undefined ? undefined : this.look(key)
     if (this.#world.mutant === 'staleCloseUnbinds' && standing?.isOnline === true) super.giveBack(standing)
     return false
+  }
+}
+
+/** Room is short while a fault lasts. */
+class WatchedProducer extends OutboxProducer {
+  readonly #world: World
+
+  constructor(memory: SharedArrayBuffer, world: World) {
+    super(memory)
+    this.#world = world
+  }
+
+  override append(row: Uint8Array): number {
+    const position = super.append(row)
+    if (position === OUTBOX_FULL) this.#world.covered('mailbox.full')
+    return position
   }
 }
 
@@ -240,12 +276,25 @@ export class Gateway implements ServerEnd {
   readonly lanes: ShardLanes[]
   /** The session thread of each shard, as main knows it. */
   readonly threads: (SessionThread | undefined)[]
+  readonly desk: CommandDesk
+  readonly mailboxMemories: readonly SharedArrayBuffer[]
+  readonly mailboxes: readonly OutboxProducer[]
+  /** The desk knows what an earlier start left: devices and operators may come. */
+  isServing = false
+  #heldCount = 0
   readonly #toAcceptor: Channel
   /** The same, as the acceptor knows it: it hears of a death a little later. */
   readonly #doors: (SessionThread | undefined)[]
   readonly #strangers = new Map<Line, { bytes: Uint8Array; readonly dueMs: number }>()
 
-  constructor(world: World, watch: Watch, database: ModelDatabase, spool: ModelSpool, generation: number) {
+  constructor(
+    world: World,
+    watch: Watch,
+    database: ModelDatabase,
+    store: CommandStore,
+    spool: ModelSpool,
+    generation: number,
+  ) {
     this.world = world
     this.watch = watch
     this.database = database
@@ -255,7 +304,10 @@ export class Gateway implements ServerEnd {
     this.directory = new WatchedDirectory(allocateDirectory(64, generation), world, watch)
     const shards = Array.from({ length: world.plan.shards }, (_, shard) => shard)
     this.lanes = shards.map((shard) => new ShardLanes(this, world, shard))
+    this.mailboxMemories = shards.map(() => allocateOutbox(world.plan.mailboxBytes))
+    this.mailboxes = this.mailboxMemories.map((memory) => new WatchedProducer(memory, world))
     this.threads = shards.map((shard) => new SessionThread(this, shard))
+    this.desk = this.#openDesk(store)
     this.#toAcceptor = new Channel(world.time, world.random, world.plan.busyShare)
     this.#doors = [...this.threads]
     this.#tick()
@@ -263,6 +315,55 @@ export class Gateway implements ServerEnd {
 
   get acksPending(): number {
     return this.threads.reduce((sum, thread) => sum + (thread?.shard.acksPending ?? 0), 0)
+  }
+
+  #openDesk(store: CommandStore): CommandDesk {
+    const { world } = this
+    const desk = new CommandDesk({
+      store,
+      log: SILENT,
+      directory: this.directory,
+      mailboxes: this.mailboxes,
+      wakeShard: (shard) => this.threads[shard]?.mail(),
+      askCancel: (shard, questionId, deviceKey, commandId) =>
+        this.threads[shard]?.cancel(questionId, deviceKey, commandId),
+      commandsMax: 1_000,
+      commandsPerDeviceMax: 100,
+      now: () => WALL_MS + world.time.nowMs,
+      after: (ms, act) => world.time.after(ms, () => this.isAlive && act()),
+      onHeld: (change) => {
+        this.#heldCount += change
+      },
+      onEnded: () => {},
+    })
+    const load = () => {
+      if (!this.isAlive) return
+      desk.load().then(
+        () => {
+          this.isServing = true
+        },
+        () => world.time.after(300, load),
+      )
+    }
+    load()
+    const sweep = () =>
+      world.time.after(SWEEP_MS, () => {
+        if (!this.isAlive) return
+        desk.sweep()
+        sweep()
+      })
+    sweep()
+    return desk
+  }
+
+  /** The gauge of that name. */
+  get commandsPending(): number {
+    return this.threads.reduce((sum, thread) => sum + (thread?.commandsPending ?? 0), this.#heldCount)
+  }
+
+  /** Commands that a session has without a fate, by thread. */
+  get commandsWithShards(): number {
+    return this.threads.reduce((sum, thread) => sum + (thread?.commandsPending ?? 0), 0)
   }
 
   get isIdle(): boolean {
@@ -369,10 +470,14 @@ export class Gateway implements ServerEnd {
     if (!this.database.isUp) world.covered('shard.crash_during_outage')
     if (this.lanes[shard]!.spansInFlight > 0) world.covered('shard.crash_with_span_in_flight')
     if (thread.hasCardQuestion) world.covered('shard.crash_with_card_question')
+    if (thread.commandsInFlight > 0) world.covered('command.shard_crash_in_flight')
+    if (thread.hasMail) world.covered('command.shard_crash_in_mailbox')
     thread.die()
-    // main hears of it at once, unless it is busy
-    time.after(random.chance(0.3) ? random.between(40, 2_500) : random.between(1, 40), () => {
-      if (!this.isAlive) return
+    this.watch.troubleBegan()
+    // main hears of it at once, unless it is busy, and behind everything that the thread told
+    const isBusy = random.chance(0.3)
+    time.after(isBusy ? random.between(40, 2_500) : random.between(1, 40), () => thread.afterMessages(() => {
+      if (!this.isAlive) return this.watch.troubleOver()
       this.threads[shard] = undefined
       this.#toAcceptor.post(() => {
         this.#doors[shard] = undefined
@@ -380,7 +485,11 @@ export class Gateway implements ServerEnd {
       this.directory.clearShard(shard)
       // its word that there are rows may have died with it, and the flag says that main was told
       for (const lane of LANES) this.lanes[shard]!.relay[lane].pump()
+      const { ledger } = this.lanes[shard]!.consumer
+      const { written } = ledger
+      this.desk.shardLost(shard, () => world.mutant === 'deskTrustsTheDead' || ledger.released >= written)
       time.after(random.between(100, 3_000), () => {
+        this.watch.troubleOver()
         if (!this.isAlive) return
         const replacement = new SessionThread(this, shard)
         this.threads[shard] = replacement
@@ -388,7 +497,7 @@ export class Gateway implements ServerEnd {
           this.#doors[shard] = replacement
         })
       })
-    })
+    }))
   }
 
   /** Everything in memory is gone. */
@@ -400,6 +509,8 @@ export class Gateway implements ServerEnd {
       world.covered('gateway.crash_with_unreleased_rows')
     if (!this.database.isUp) world.covered('gateway.crash_during_outage')
     if (!this.spool.isEmpty) world.covered('gateway.crash_with_spool')
+    if (this.threads.some((thread) => thread !== undefined && thread.commandsInFlight > 0))
+      world.covered('command.gateway_crash_in_flight')
     this.isAlive = false
     for (const { relay } of this.lanes) for (const lane of LANES) relay[lane].stop()
     for (const line of this.#strangers.keys()) line.letGo(world.random.between(1, 20_000))
@@ -426,6 +537,14 @@ class SessionThread implements Effects, ServerEnd {
   /** As the socket driver: the number freed last is used first. */
   readonly #freeIds: number[] = []
   #unpublished: KeptRow[] = []
+  readonly #mailbox: OutboxConsumer
+  /** Commands without a fate here. */
+  commandsPending = 0
+  /** Commands sent and without a fate, by id. */
+  readonly #flying = new Set<string>()
+  #moved: { readonly commandId: string; readonly status: number }[] = []
+  /** Which command the next frame carries: the lane logs it, then sends it. */
+  #sending = ''
   #isFlushScheduled = false
   onNextRow: (() => void) | undefined
   readonly #questions = new Set<number>()
@@ -464,12 +583,18 @@ class SessionThread implements Effects, ServerEnd {
       cardLookup: (result) => {
         if (result === 'unavailable') covered('card.unanswered')
       },
-      command: () => {},
+      command: (_, outcome) => {
+        if (outcome === 'late') covered('result.of_nobody')
+      },
       commandSeconds: () => {},
       commandResent: () => {},
-      commandsPending: () => {},
+      commandsPending: (change) => {
+        this.commandsPending += change
+      },
     }
-    this.shard = new Shard(shardOptions(index), gateway.directory, this, this.#now())
+    this.shard = new Shard(shardOptions(index, this.#world.mutant), gateway.directory, this, this.#now())
+    this.#mailbox = new OutboxConsumer(gateway.mailboxMemories[index]!, gateway.mailboxes[index]!.position)
+    this.#readMail()
     this.#tick()
   }
 
@@ -480,6 +605,14 @@ class SessionThread implements Effects, ServerEnd {
 
   get hasUnpublished(): boolean {
     return this.#unpublished.length > 0
+  }
+
+  get commandsInFlight(): number {
+    return this.#flying.size
+  }
+
+  get hasMail(): boolean {
+    return this.#mailbox.bytesPending > 0
   }
 
   get hasCardQuestion(): boolean {
@@ -503,6 +636,12 @@ class SessionThread implements Effects, ServerEnd {
     this.#fromMain.isCut = true
     for (const line of [...this.#lines, ...this.#handedOver.keys()])
       line?.letGo(random.chance(0.8) ? random.between(1, 500) : random.between(1_000, 30_000))
+  }
+
+  /** What it told before its end comes first. */
+  afterMessages(act: () => void): void {
+    if (this.#toMain.isCut) act()
+    else this.#toMain.post(act)
   }
 
   // ---- messages ----------------------------------------------------------------------------------------------------
@@ -536,6 +675,47 @@ class SessionThread implements Effects, ServerEnd {
   durable(position: number, rejected: readonly number[]): void {
     this.#fromMain.post(() => {
       this.shard.durableReached(position, rejected, this.#now())
+      this.#scheduleFlush()
+    })
+  }
+
+  mail(): void {
+    this.#fromMain.post(() => {
+      this.#readMail()
+      this.#scheduleFlush()
+    })
+  }
+
+  #readMail(): void {
+    const mailbox = this.#mailbox
+    const { mutant } = this.#world
+    do {
+      for (let span = mailbox.take(65_536, 256); span !== undefined; span = mailbox.take(65_536, 256)) {
+        const bytes = bytesOf(span)
+        mailbox.release(span.toPosition, span.rows)
+        for (const mail of readRows(bytes, commandMail)) {
+          const { deviceKey, lastMessageId, fields, messageId, attempts, expiresMs, ...rest } = mail
+          this.shard.commandArrived(
+            deviceKey,
+            {
+              ...rest,
+              fields: JSON.parse(fields) as Fields,
+              messageId: mutant === 'newIdOnResend' ? undefined : (messageId ?? undefined),
+              attempts: mutant === 'startRepeatedBlindly' ? 0 : attempts,
+              expiresMs: mutant === 'sendAfterExpiry' ? expiresMs + 30_000 : expiresMs,
+            },
+            lastMessageId ?? undefined,
+            this.#now(),
+          )
+        }
+      }
+    } while (!mailbox.sleep())
+  }
+
+  cancel(questionId: number, deviceKey: number, commandId: string): void {
+    this.#fromMain.post(() => {
+      const isCancelled = this.shard.cancelCommand(deviceKey, commandId, this.#now())
+      this.#toMain.post(() => this.#gateway.isAlive && this.#gateway.desk.cancelAnswered(questionId, isCancelled))
       this.#scheduleFlush()
     })
   }
@@ -595,6 +775,13 @@ class SessionThread implements Effects, ServerEnd {
   #flush(): void {
     for (const row of this.#unpublished) this.#lanes.inRing.push(row)
     this.#unpublished = []
+    const moved = this.#moved
+    this.#moved = []
+    if (moved.length > 0)
+      this.#toMain.post(() => {
+        if (!this.#gateway.isAlive) return
+        for (const { commandId, status } of moved) this.#gateway.desk.moved(commandId, status)
+      })
     for (const lane of LANES)
       if (this.#producer[lane].publish())
         this.#toMain.post(() => {
@@ -610,9 +797,11 @@ class SessionThread implements Effects, ServerEnd {
 
   // ---- effects -----------------------------------------------------------------------------------------------------
 
-  send(connectionId: number, frame: Uint8Array, _answers: Uplink | undefined): boolean {
+  send(connectionId: number, frame: Uint8Array, answers: Uplink | undefined): boolean {
     const line = this.#lines[connectionId]
     if (line === undefined) return true
+    if (line.isFull) return false
+    if (answers === undefined) this.#gateway.watch.commands(line, frame, this.#sending)
     this.#gateway.watch.speaks(line, frame)
     line.queued.push(frame)
     if (this.#world.mutant === 'answerTwice' && this.#world.random.chance(0.02)) this.#gateway.watch.speaks(line, frame)
@@ -633,7 +822,17 @@ class SessionThread implements Effects, ServerEnd {
   }
 
   appendRow<F extends Record<string, Field>>(row: RowKind<F>, values: RowOf<F>): number {
-    const bytes = encodeRow(row, values)
+    const { watch } = this.#gateway
+    let given: RowOf<F> = values
+    if (row.kind === commandFateRow.kind) {
+      const fate = values as unknown as CommandFateRow
+      if (fate.status === COMMAND_STATUS.dead && this.#world.mutant === 'ackWithoutResult')
+        given = { ...values, status: COMMAND_STATUS.acked }
+      watch.decides(given as unknown as CommandFateRow)
+    } else if (row.kind === commandLogRow.kind && values['isUplink'] === false) this.#sending = String(values['note'])
+    else if (row.kind === settlementRow.kind)
+      watch.heardSettlement(String(values['deviceId']), Number(values['port']), String(values['orderKey']))
+    const bytes = encodeRow(row, given)
     const producer = this.#producer[row.lane]
     const before = producer.position
     const position = producer.append(bytes)
@@ -648,6 +847,8 @@ class SessionThread implements Effects, ServerEnd {
       this.#world.time.after(0, this.onNextRow)
       this.onNextRow = undefined
     }
+    // every commit of the ledger is taken for the one that the command waits for
+    if (row.kind === commandFateRow.kind && this.#world.mutant === 'sendBeforeDurable') return 0
     return position
   }
 
@@ -671,8 +872,21 @@ class SessionThread implements Effects, ServerEnd {
     })
   }
 
-  // commands have a simulation of their own world: none are sent here
-  deviceOnline(): void {}
-  returnCommand(): void {}
-  commandMoved(): void {}
+  deviceOnline(deviceKey: number): void {
+    this.#toMain.post(() => this.#gateway.isAlive && this.#gateway.desk.deviceOnline(deviceKey))
+  }
+
+  returnCommand(_deviceKey: number, command: ReturnedCommand): void {
+    this.#world.trace(() => `command ${command.commandId} comes back, ${command.attempts} sent, id ${command.messageId}`)
+    this.#world.covered('command.returned')
+    this.#world.covered(this.#flying.delete(command.commandId) ? 'command.returned_in_flight' : 'command.returned_unsent')
+    if (this.#world.mutant === 'forgetReturned') return
+    this.#toMain.post(() => this.#gateway.isAlive && this.#gateway.desk.returned(command))
+  }
+
+  commandMoved(commandId: string, status: number): void {
+    if (status === COMMAND_STATUS.sent) this.#flying.add(commandId)
+    else this.#flying.delete(commandId)
+    this.#moved.push({ commandId, status })
+  }
 }

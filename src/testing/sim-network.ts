@@ -107,6 +107,8 @@ export class Line {
   isServerOpen = false
   heardMs = 0
   isWithoutIccid = false
+  /** The server's side takes nothing more to send. */
+  isFull = false
   /** Uplinks on this connection that no reply has used up, by command, message id and device. */
   readonly unanswered = new Map<string, number>()
   /** Devices that were answered on it. */

@@ -42,6 +42,7 @@ export const COVERAGE = [
   'settlement.row_repeated',
   'settlement.put_aside',
   'order.by_card',
+  'order.ran_twice',
   'card.unanswered',
   'writers.out_of_order',
   'writer.slow',
@@ -72,6 +73,35 @@ export const COVERAGE = [
   'gateway.crash_during_outage',
   'gateway.crash_with_spool',
   'commit.after_gateway_crash',
+  // commands
+  'command.stored',
+  'command.resent',
+  'command.cancelled',
+  'command.answer_lost',
+  'command.returned',
+  'command.returned_in_flight',
+  'command.returned_unsent',
+  'command.while_outage',
+  'command.takeover_in_flight',
+  'command.takeover_across_shards',
+  'command.shard_crash_in_flight',
+  'command.shard_crash_in_mailbox',
+  'command.gateway_crash_in_flight',
+  'command.for_offline_device',
+  'mailbox.full',
+  'outbound.full',
+  'start.asked_for',
+  'start.confirmed_by_report',
+  'fate.acked',
+  'fate.dead',
+  'fate.refused',
+  'fate.expired',
+  'fate.cancelled',
+  'fenced.fate',
+  'result.late',
+  'result.twice',
+  'result.never',
+  'result.of_nobody',
 ] as const
 export type Covered = (typeof COVERAGE)[number]
 
@@ -107,6 +137,24 @@ export const MUTANTS = [
   'stateUnfenced',
   /** One frame in fifty goes out twice. */
   'answerTwice',
+  /** Lanes are told an expiry that is later. */
+  'sendAfterExpiry',
+  /** The database lets a second fate replace the first. */
+  'twoFates',
+  /** Lanes send as fast as they can. */
+  'noSpacing',
+  /** A command that comes back to a session is given a new message id. */
+  'newIdOnResend',
+  /** A start that comes back to a session counts as never sent. */
+  'startRepeatedBlindly',
+  /** Main does not hear of commands that a session could not finish. */
+  'forgetReturned',
+  /** What nobody answered in time counts as done (field-notes D1). */
+  'ackWithoutResult',
+  /** A command is sent before its row is durable. */
+  'sendBeforeDurable',
+  /** After the death of a thread main believes what it was told last. */
+  'deskTrustsTheDead',
 ] as const
 export type Mutant = (typeof MUTANTS)[number]
 
@@ -114,8 +162,11 @@ export type Mutant = (typeof MUTANTS)[number]
 export interface Plan {
   readonly shards: number
   readonly devices: number
+  /** Of the devices, that are BKV gateways. */
+  readonly bkvShare: number
   readonly ledgerRingBytes: number
   readonly historyRingBytes: number
+  readonly mailboxBytes: number
   readonly spoolBytesMax: number
   readonly faultMs: number
   readonly faultEveryMs: number
@@ -129,6 +180,10 @@ export interface Plan {
   readonly slowWriterShare: number
   readonly lostAnswerShare: number
   readonly putAsideShare: number
+  /** Mean time between commands of operators. */
+  readonly commandEveryMs: number
+  /** Of the results that devices owe, late, twice or never. */
+  readonly badResultShare: number
   /** Where the streams of rows begin: near 2^32 the shared words wrap. */
   readonly streamPosition: number
 }
@@ -140,6 +195,7 @@ export const FAULTS = [
   'stall',
   'restarts',
   'backlog',
+  'overflow',
   'outage',
   'shardCrash',
   'gatewayCrash',

@@ -31,6 +31,15 @@ const CAUGHT_BY: Record<Mutant, readonly string[]> = {
   claimKept: ['liveness', 'the directory tells who is there'],
   stateUnfenced: ['the newest epoch stands', 'the newest state stands'],
   answerTwice: ['each reply answers one uplink'],
+  sendAfterExpiry: ['nothing is sent after its expiry'],
+  twoFates: ['one fate'],
+  noSpacing: ['commands keep their distance'],
+  newIdOnResend: ['a resend has the same id'],
+  startRepeatedBlindly: ['a BKV start is sent once'],
+  forgetReturned: ['liveness'],
+  ackWithoutResult: ['acked means done'],
+  sendBeforeDurable: ['written down before it is sent'],
+  deskTrustsTheDead: ['a resend has the same id', 'a BKV start is sent once', 'one fate', 'fates of sent commands'],
 }
 
 describe('the gateway as a whole', () => {

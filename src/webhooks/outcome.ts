@@ -57,6 +57,10 @@ export function retryAfterMs(header: string | undefined, nowMs: number): number 
   const text = header?.trim()
   if (text === undefined || text === '') return undefined
   // a date begins with its weekday; Date.parse would also take `-5` or `1.5` for one
-  const ms = /^\d{1,9}$/.test(text) ? Number(text) * 1_000 : /^[A-Z][a-z]{2}/.test(text) ? Date.parse(text) - nowMs : Number.NaN
+  const ms = /^\d{1,9}$/.test(text)
+    ? Number(text) * 1_000
+    : /^[A-Z][a-z]{2}/.test(text)
+      ? Date.parse(text) - nowMs
+      : Number.NaN
   return Number.isNaN(ms) ? undefined : Math.min(Math.max(0, ms), RETRY_AFTER_MS_MAX)
 }

@@ -16,7 +16,27 @@ test('2xx is delivered, 410 is the end of the endpoint, everything else comes ag
   for (let status = 200; status < 300; status++)
     assert.deepEqual(outcomeOf(answer(status), 1, SCHEDULE, 0.5, NOW), { kind: 'delivered' })
   assert.deepEqual(outcomeOf(answer(410), 1, SCHEDULE, 0.5, NOW), { kind: 'gone' })
-  for (const status of [undefined, 100, 199, 300, 301, 307, 308, 400, 401, 404, 409, 411, 422, 429, 500, 502, 503, 504, 599]) {
+  for (const status of [
+    undefined,
+    100,
+    199,
+    300,
+    301,
+    307,
+    308,
+    400,
+    401,
+    404,
+    409,
+    411,
+    422,
+    429,
+    500,
+    502,
+    503,
+    504,
+    599,
+  ]) {
     const delays = [1, 2, 3].map((attempts) => outcomeOf(answer(status), attempts, SCHEDULE, 0.5, NOW))
     assert.deepEqual(
       delays.map((outcome) => outcome.kind === 'retry' && outcome.delayMs),
@@ -47,13 +67,22 @@ test('any answer at any time: delays are spread by a fifth at most, and none is 
   const status = fc.option(fc.integer({ min: 100, max: 599 }), { nil: undefined })
   const header = fc.option(fc.oneof(fc.nat(100_000).map(String), fc.string()), { nil: undefined })
   fc.assert(
-    fc.property(status, header, fc.integer({ min: 1, max: 3 }), fc.double({ min: 0, max: 0.999, noNaN: true }), (code, retry, attempts, random) => {
-      const outcome = outcomeOf(answer(code, retry), attempts, SCHEDULE, random, NOW)
-      if (outcome.kind !== 'retry') return code === 410 || (code !== undefined && code >= 200 && code < 300)
-      const own = SCHEDULE[attempts - 1]!
-      const asked = code === 429 || code === 503 ? (retryAfterMs(retry, NOW) ?? 0) : 0
-      return outcome.delayMs >= Math.max(own * 0.8 - 1, asked) && outcome.delayMs <= Math.max(own * 1.2 + 1, asked * 1.2 + 1)
-    }),
+    fc.property(
+      status,
+      header,
+      fc.integer({ min: 1, max: 3 }),
+      fc.double({ min: 0, max: 0.999, noNaN: true }),
+      (code, retry, attempts, random) => {
+        const outcome = outcomeOf(answer(code, retry), attempts, SCHEDULE, random, NOW)
+        if (outcome.kind !== 'retry') return code === 410 || (code !== undefined && code >= 200 && code < 300)
+        const own = SCHEDULE[attempts - 1]!
+        const asked = code === 429 || code === 503 ? (retryAfterMs(retry, NOW) ?? 0) : 0
+        return (
+          outcome.delayMs >= Math.max(own * 0.8 - 1, asked) &&
+          outcome.delayMs <= Math.max(own * 1.2 + 1, asked * 1.2 + 1)
+        )
+      },
+    ),
   )
 })
 
@@ -94,7 +123,12 @@ test('a URL is refused before anybody resolves it, however its address is writte
     '',
   ])
     assert.notEqual(refusalOf(url, CLOSED_GUARD), undefined, url)
-  for (const url of ['https://example.com/hook?x=1', 'http://example.com:8080/', 'https://8.8.8.8/', 'https://[2606:4700::1111]/'])
+  for (const url of [
+    'https://example.com/hook?x=1',
+    'http://example.com:8080/',
+    'https://8.8.8.8/',
+    'https://[2606:4700::1111]/',
+  ])
     assert.equal(refusalOf(url, CLOSED_GUARD), undefined, url)
 })
 

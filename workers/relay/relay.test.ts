@@ -9,7 +9,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { createServer as createTcp, type AddressInfo, type Socket } from 'node:net'
+import { type AddressInfo, createServer as createTcp, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test'
@@ -72,7 +72,10 @@ interface EndpointOptions {
   readonly tenant?: string
   readonly secret?: string
 }
-async function endpointAt(url: string, { types = [], devices = [], tenant = 'default', secret = makeSecret() }: EndpointOptions = {}) {
+async function endpointAt(
+  url: string,
+  { types = [], devices = [], tenant = 'default', secret = makeSecret() }: EndpointOptions = {},
+) {
   const id = `wh_${++endpoints}`
   await sql`
     insert into webhook_endpoints (endpoint_id, tenant_id, url, event_types, device_ids, secret)
@@ -80,7 +83,9 @@ async function endpointAt(url: string, { types = [], devices = [], tenant = 'def
   return id
 }
 /** A receiver and an endpoint that leads to it. */
-async function hook(options: ReceiverOptions & EndpointOptions = {}): Promise<{ receiver: Receiver; id: string; secret: string }> {
+async function hook(
+  options: ReceiverOptions & EndpointOptions = {},
+): Promise<{ receiver: Receiver; id: string; secret: string }> {
   const secret = makeSecret()
   const receiver = await openReceiver({ secrets: () => [secret], ...options })
   closers.push(() => receiver.close())
@@ -94,24 +99,42 @@ interface EventOptions {
   readonly tenant?: string
   readonly n?: number
 }
-async function happen(count: number, { device = '04ab373b', order = null, type = 'device.alarm', tenant = 'default' }: EventOptions = {}) {
+async function happen(
+  count: number,
+  { device = '04ab373b', order = null, type = 'device.alarm', tenant = 'default' }: EventOptions = {},
+) {
   const rows = Array.from({ length: count }, () => {
     const n = ++events
-    return { event_id: eventIdOf('test', n), event_type: type, tenant_id: tenant, device_id: device, order_key: order, epoch: 1, at: new Date(), data: sql.json({ n }) }
+    return {
+      event_id: eventIdOf('test', n),
+      event_type: type,
+      tenant_id: tenant,
+      device_id: device,
+      order_key: order,
+      epoch: 1,
+      at: new Date(),
+      data: sql.json({ n }),
+    }
   })
   await sql`insert into events ${sql(rows as never)}`
   return rows.map((row) => row.event_id)
 }
 const pending = async (id: string) =>
-  Number((await sql`select count(*)::int as n from webhook_deliveries where endpoint_id = ${id} and status = 'pending'`)[0]!['n'])
+  Number(
+    (await sql`select count(*)::int as n from webhook_deliveries where endpoint_id = ${id} and status = 'pending'`)[0]![
+      'n'
+    ],
+  )
 const settled = (id: string, count: number, withinMs = 5_000) =>
   eventually(
     `${count} deliveries of ${id} ended`,
-    async () => await sql`select status, attempts, last_status, last_error, attempt_log, event_id from webhook_deliveries where endpoint_id = ${id} order by delivery_id`,
+    async () =>
+      await sql`select status, attempts, last_status, last_error, attempt_log, event_id from webhook_deliveries where endpoint_id = ${id} order by delivery_id`,
     (rows) => rows.length === count && rows.every((row) => row['status'] !== 'pending'),
     withinMs,
   )
-const numbersOf = (list: readonly { data: Readonly<Record<string, unknown>> }[]) => list.map(({ data }) => Number(data['n']))
+const numbersOf = (list: readonly { data: Readonly<Record<string, unknown>> }[]) =>
+  list.map(({ data }) => Number(data['n']))
 const isSorted = (list: readonly number[]) => list.every((n, index) => index === 0 || n > list[index - 1]!)
 
 describe('what arrives', () => {
@@ -171,7 +194,10 @@ describe('what arrives', () => {
     startRelay()
     await happen(1)
     await settled(id, 1)
-    assert.deepEqual([receiver.received[0]!.own, [...receiver.received[0]!.standard].sort()], [fresh, [old, fresh].sort()])
+    assert.deepEqual(
+      [receiver.received[0]!.own, [...receiver.received[0]!.standard].sort()],
+      [fresh, [old, fresh].sort()],
+    )
     assert.match(String(receiver.received[0]!.headers['x-signature-previous']), /^[0-9a-f]{64}$/)
     await sql`update webhook_endpoints set previous_secret_until = now() where endpoint_id = ${id}`
     await happen(1)
@@ -183,7 +209,9 @@ describe('what arrives', () => {
 
 describe('faults', () => {
   /** Three failures of a kind, then health: one effect per event, in order. */
-  async function survives(fail: (receiver: Receiver, response: Parameters<Receiver['behave']>[1]) => number | undefined) {
+  async function survives(
+    fail: (receiver: Receiver, response: Parameters<Receiver['behave']>[1]) => number | undefined,
+  ) {
     const { receiver, id } = await hook({
       behave: (_, response) => (receiver.received.length <= 3 ? fail(receiver, response) : 200),
     })
@@ -194,7 +222,9 @@ describe('faults', () => {
     assert.deepEqual([receiver.effects.length, isSorted(numbersOf(receiver.effects))], [3, true])
     const [health] = await sql`select failing_since, status from webhook_endpoints where endpoint_id = ${id}`
     assert.deepEqual([health!['failing_since'], health!['status']], [null, 'active'])
-    return { log: rows[0]!['attempt_log'] as { status: number | null; error: string; duration_ms: number; answer: string }[] }
+    return {
+      log: rows[0]!['attempt_log'] as { status: number | null; error: string; duration_ms: number; answer: string }[],
+    }
   }
 
   test('500s', async () => assert.equal((await survives(() => 500)).log.length, 4))
@@ -209,7 +239,10 @@ describe('faults', () => {
       const { socket } = response
       const text = 'HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx: aaaaaaaaaaaaaaaaaaaaaaaaaa\r\n\r\n'
       let at = 0
-      const timer = setInterval(() => (at < text.length && socket?.writable ? socket.write(text[at++]!) : clearInterval(timer)), 50)
+      const timer = setInterval(
+        () => (at < text.length && socket?.writable ? socket.write(text[at++]!) : clearInterval(timer)),
+        50,
+      )
       socket?.on('error', () => {})
       return undefined
     })
@@ -291,7 +324,10 @@ describe('faults', () => {
     for (let device = 0; device < 6; device++) await happen(1, { device: `0000000${device}` })
     const rows = await settled(id, 6)
     assert.ok(rows.every((row) => row['status'] === 'delivered'))
-    assert.equal(rows.reduce((sum, row) => sum + Number(row['attempts']), 0), 7)
+    assert.equal(
+      rows.reduce((sum, row) => sum + Number(row['attempts']), 0),
+      7,
+    )
     const [first, second] = receiver.received
     assert.ok(second!.atMonoMs - first!.atMonoMs >= 990, `${second!.atMonoMs - first!.atMonoMs} ms`)
   })
@@ -320,14 +356,20 @@ describe('faults', () => {
     await receiver.close()
     const refused = await endpointAt(receiver.url)
     const unknown = await endpointAt('http://no-such-host.invalid/')
-    startRelay({ scheduleMs: [10, 10] }, {
-      resolve: async (host) => {
-        if (host.endsWith('.invalid')) throw Object.assign(new Error('no'), { code: 'ENOTFOUND' })
-        return [{ address: host, family: 4 }]
+    startRelay(
+      { scheduleMs: [10, 10] },
+      {
+        resolve: async (host) => {
+          if (host.endsWith('.invalid')) throw Object.assign(new Error('no'), { code: 'ENOTFOUND' })
+          return [{ address: host, family: 4 }]
+        },
       },
-    })
+    )
     await happen(1)
-    for (const [id, error] of [[refused, 'ECONNREFUSED'], [unknown, 'ENOTFOUND']] as const) {
+    for (const [id, error] of [
+      [refused, 'ECONNREFUSED'],
+      [unknown, 'ENOTFOUND'],
+    ] as const) {
       const [row] = await settled(id, 1)
       assert.deepEqual([row!['status'], row!['attempts'], row!['last_error']], ['dead', 3, error])
       assert.equal(row!['attempt_log'].length, 3)
@@ -341,12 +383,15 @@ describe('faults', () => {
     const literal = await endpointAt(receiver.url)
     const listed = await endpointAt(`http://listed.example:${receiver.port}/`)
     let asked = 0
-    startRelay({ scheduleMs: [], guard: { allowPrivate: false, allowedHosts: ['listed.example'] } }, {
-      resolve: async () => {
-        asked++
-        return [{ address: '127.0.0.1', family: 4 }]
+    startRelay(
+      { scheduleMs: [], guard: { allowPrivate: false, allowedHosts: ['listed.example'] } },
+      {
+        resolve: async () => {
+          asked++
+          return [{ address: '127.0.0.1', family: 4 }]
+        },
       },
-    })
+    )
     await happen(1)
     for (const id of [inside, literal]) {
       const [row] = await settled(id, 1)
@@ -371,16 +416,24 @@ describe('faults', () => {
 describe('order and isolation', () => {
   test('lanes keep their order under random failures, each event has its effect once', async () => {
     let seed = 91_827
-    const random = () => (seed = (seed * 48_271) % 2_147_483_647) / 2_147_483_647
+    const random = () => {
+      seed = (seed * 48_271) % 2_147_483_647
+      return seed / 2_147_483_647
+    }
     const { receiver, id } = await hook({ behave: () => (random() < 0.3 ? 503 : 200) })
     startRelay({ scheduleMs: Array(30).fill(5) })
-    const lanes = Array.from({ length: 12 }, (_, lane) => (lane < 8 ? { order: `N${lane}` } : { device: `0000000${lane - 8}` }))
+    const lanes = Array.from({ length: 12 }, (_, lane) =>
+      lane < 8 ? { order: `N${lane}` } : { device: `0000000${lane - 8}` },
+    )
     for (let round = 0; round < 20; round++) for (const lane of lanes) await happen(1, lane)
     const rows = await settled(id, 240, 20_000)
     assert.ok(rows.every((row) => row['status'] === 'delivered'))
     assert.equal(receiver.effects.length, 240)
     assert.ok(receiver.received.length > 260, 'the receiver did fail')
-    const [laneRows, numbers] = [new Map<string, number[]>(), new Map(receiver.effects.map((event) => [event.event_id, Number(event.data['n'])]))]
+    const [laneRows, numbers] = [
+      new Map<string, number[]>(),
+      new Map(receiver.effects.map((event) => [event.event_id, Number(event.data['n'])])),
+    ]
     for (const { event_id: eventId, lane } of await sql<{ event_id: string; lane: string }[]>`
       select event_id, lane from webhook_deliveries order by array_position(${receiver.effects.map((e) => e.event_id)}::text[], event_id)`)
       laneRows.set(lane, [...(laneRows.get(lane) ?? []), numbers.get(eventId)!])
@@ -401,7 +454,8 @@ describe('order and isolation', () => {
     const dead = await endpointAt(`http://127.0.0.1:${(hole.address() as AddressInfo).port}/`)
     startRelay({ timeoutMs: 30_000, concurrency: 4 })
     for (let batch = 0; batch < 10; batch++)
-      for (let device = 0; device < 20; device++) await happen(1, { device: `000000${String(device).padStart(2, '0')}` })
+      for (let device = 0; device < 20; device++)
+        await happen(1, { device: `000000${String(device).padStart(2, '0')}` })
     await settled(healthy.id, 200, 5_000)
     assert.equal(healthy.receiver.effects.length, 200)
     assert.deepEqual([await pending(hanging.id), await pending(dead)], [200, 200])
@@ -450,15 +504,22 @@ describe('order and isolation', () => {
     const relay = startRelay({ timeoutMs: 30_000 })
     await happen(1)
     await happen(1, { device: '0000beef' })
-    await eventually('both are under way', () => receiver.received.length, (count) => count === 2)
+    await eventually(
+      'both are under way',
+      () => receiver.received.length,
+      (count) => count === 2,
+    )
     const startedMonoMs = performance.now()
     await relay.stop(400)
     assert.ok(performance.now() - startedMonoMs < 1_200)
     const rows = await sql`select status, attempts, claimed_by from webhook_deliveries order by delivery_id`
-    assert.deepEqual(rows.map((row) => [row['status'], row['attempts'], row['claimed_by']]), [
-      ['delivered', 1, null],
-      ['pending', 0, null],
-    ])
+    assert.deepEqual(
+      rows.map((row) => [row['status'], row['attempts'], row['claimed_by']]),
+      [
+        ['delivered', 1, null],
+        ['pending', 0, null],
+      ],
+    )
     isHanging = false
     startRelay()
     await settled(id, 2)
@@ -499,7 +560,11 @@ describe('the queue', () => {
     await settled(id, 3)
     isDown = true
     const [blocked] = await happen(1)
-    await eventually('the fourth fails', () => receiver.received.length, (count) => count > 4)
+    await eventually(
+      'the fourth fails',
+      () => receiver.received.length,
+      (count) => count > 4,
+    )
     const again = await sql.begin((tx) => queueAgain(tx, id, { eventId: ids[1]! }))
     const window = await sql.begin((tx) => queueAgain(tx, id, { from, to: new Date(Date.now() + 1_000) }))
     assert.deepEqual([again.length, window.length], [1, 4])
@@ -509,11 +574,16 @@ describe('the queue', () => {
     const tail = receiver.received.filter(({ event }) => event.event_id !== blocked).map(({ event }) => event.event_id)
     assert.deepEqual(tail, [...ids, ids[1], ...ids])
     assert.equal(receiver.effects.length, 4)
-    const [first] = await sql<{ delivery_id: number }[]>`select delivery_id from webhook_deliveries order by delivery_id limit 1`
+    const [first] = await sql<
+      { delivery_id: number }[]
+    >`select delivery_id from webhook_deliveries order by delivery_id limit 1`
     assert.equal(typeof (await sql.begin((tx) => queueDeliveryAgain(tx, id, first!.delivery_id))), 'number')
     await settled(id, 10)
     const replays = await sql`select replay from webhook_deliveries where event_id = ${ids[0]!} order by delivery_id`
-    assert.deepEqual(replays.map((row) => row['replay']), [0, 1, 2])
+    assert.deepEqual(
+      replays.map((row) => row['replay']),
+      [0, 1, 2],
+    )
   })
 
   test('a delivery that waits for its next attempt goes at once when asked to', async () => {
@@ -523,7 +593,10 @@ describe('the queue', () => {
     await happen(1)
     const [row] = await eventually(
       'it waits for an hour',
-      async () => await sql<{ delivery_id: number; attempts: number }[]>`select delivery_id, attempts from webhook_deliveries where claimed_by is null and attempts = 1`,
+      async () =>
+        await sql<
+          { delivery_id: number; attempts: number }[]
+        >`select delivery_id, attempts from webhook_deliveries where claimed_by is null and attempts = 1`,
       (rows) => rows.length === 1,
     )
     isDown = false
@@ -541,7 +614,10 @@ describe('the queue', () => {
     await happen(2)
     await fanOut(sql, 100)
     const rows = await sql`select status from webhook_deliveries`
-    assert.deepEqual(rows.map((row) => row['status']), ['cancelled', 'cancelled'])
+    assert.deepEqual(
+      rows.map((row) => row['status']),
+      ['cancelled', 'cancelled'],
+    )
   })
 
   test('events that many writers insert at once are all delivered: no cursor appears behind one that was read', async () => {
@@ -565,12 +641,18 @@ describe('the queue', () => {
   })
 
   test('the database goes away for a moment: what was sent meanwhile is not sent again', async () => {
-    const { receiver, id } = await hook({ behave: (_, response) => void setTimeout(() => response.writeHead(200).end(), 150) })
+    const { receiver, id } = await hook({
+      behave: (_, response) => void setTimeout(() => response.writeHead(200).end(), 150),
+    })
     const own = connect(database.url, { max: 3, applicationName: 'cut off' })
     closers.push(() => own.end({ timeout: 1 }))
     startRelay({}, { sql: own })
     await happen(4)
-    await eventually('the first is under way', () => receiver.received.length, (count) => count === 1)
+    await eventually(
+      'the first is under way',
+      () => receiver.received.length,
+      (count) => count === 1,
+    )
     for (let cut = 0; cut < 10; cut++) {
       await sql`select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'cut off'`
       await sleep(40)

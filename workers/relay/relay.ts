@@ -7,10 +7,10 @@
  * knows it by its event_id. Within a lane only the first pending delivery can be claimed, so order holds whoever sends.
  */
 import { randomBytes } from 'node:crypto'
+import { eventObjectOf } from '../../src/events/event-object.ts'
 import type { Sql } from '../../src/main/database/connect.ts'
 import type { Log } from '../../src/main/log.ts'
 import type { WEBHOOK_RESULTS } from '../../src/metrics/catalogue.ts'
-import { eventObjectOf } from '../../src/events/event-object.ts'
 import { type Outcome, outcomeOf } from '../../src/webhooks/outcome.ts'
 import { signatureHeaders } from '../../src/webhooks/sign.ts'
 import { Sender, type SenderOptions, type SentAttempt } from './send.ts'
@@ -67,7 +67,7 @@ const FAN_OUT_EVENTS_MAX = 1_000
 const CLAIM_AHEAD = 4
 /** After so many failures in a row an endpoint is asked one at a time. */
 const FAILURES_SLOW = 5
-const COUNT_EVERY_MS = 5_000
+const COUNT_EVERY_MS = 2_000
 const TIDY_EVERY_MS = 3_600_000
 const TROUBLE_MS = 250
 

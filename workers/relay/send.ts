@@ -127,7 +127,8 @@ export class Sender {
         response.on('error', (error) => end(codeOf(error)))
       })
       request.on('error', (error) => {
-        const isStale = !isDone && status === undefined && request?.reusedSocket === true && codeOf(error) === 'ECONNRESET'
+        const isStale =
+          !isDone && status === undefined && request?.reusedSocket === true && codeOf(error) === 'ECONNRESET'
         if (!isStale) return end(codeOf(error))
         isDone = true
         clearTimeout(timer)

@@ -176,7 +176,9 @@ export async function recover(sql: Sql, by: string, held: readonly number[]): Pr
 }
 
 export async function countPending(sql: Sql): Promise<number> {
-  const [row] = await sql<{ count: number }[]>`select count(*)::int as count from webhook_deliveries where status = 'pending'`
+  const [row] = await sql<
+    { count: number }[]
+  >`select count(*)::int as count from webhook_deliveries where status = 'pending'`
   return row!.count
 }
 
@@ -234,7 +236,13 @@ export async function removeEndpoint(tx: TransactionSql, endpointId: string): Pr
 /** One event by its id, or all of a window that the endpoint's filter wants. */
 export type Again = { readonly eventId: string } | { readonly from: Date; readonly to: Date }
 
-export async function countWindow(tx: TransactionSql, endpointId: string, from: Date, to: Date, max: number): Promise<number> {
+export async function countWindow(
+  tx: TransactionSql,
+  endpointId: string,
+  from: Date,
+  to: Date,
+  max: number,
+): Promise<number> {
   const [row] = await tx<{ count: number }[]>`
     select count(*)::int as count from (select from events e join webhook_endpoints w on w.tenant_id = e.tenant_id
       where w.endpoint_id = ${endpointId} and e.at >= ${from} and e.at < ${to} and ${isWanted(tx)} limit ${max + 1}) as n`
@@ -264,7 +272,11 @@ export async function queueAgain(tx: TransactionSql, endpointId: string, again: 
 }
 
 /** Sends one delivery again: at once if it waits for its next attempt, else as a new delivery. */
-export async function queueDeliveryAgain(tx: TransactionSql, endpointId: string, deliveryId: number): Promise<number | undefined> {
+export async function queueDeliveryAgain(
+  tx: TransactionSql,
+  endpointId: string,
+  deliveryId: number,
+): Promise<number | undefined> {
   await lockLanes(tx, true)
   const [row] = await tx<{ status: string; event_id: string; event: Record<string, unknown> | null }[]>`
     select status, event_id, event from webhook_deliveries

@@ -109,6 +109,7 @@ describe('epoll driver and acceptor', { skip: !isEpoll }, () => {
   it('closed earlier in the same batch: its event is ignored, its number not given back before the end', async () => {
     const { seat, dial, end } = startBench('127.0.0.1')
     const told: number[] = []
+    const ended: number[] = []
     let isHeldDuringBatch = false
     let isHeldAtBatchEnd: boolean | undefined
     const isOpen = (descriptor: number) => {
@@ -128,7 +129,7 @@ describe('epoll driver and acceptor', { skip: !isEpoll }, () => {
           isHeldDuringBatch = isOpen(other)
         },
         writable: () => {},
-        closed: () => {},
+        closed: (connection) => ended.push(connection),
         batchEnd: () => {
           if (told.length > 0) isHeldAtBatchEnd = isOpen(told[0] === one.descriptor ? two.descriptor : one.descriptor)
         },
@@ -137,18 +138,19 @@ describe('epoll driver and acceptor', { skip: !isEpoll }, () => {
     )
     driver.adopt(one.descriptor)
     driver.adopt(two.descriptor)
-    one.peer.write('a')
-    two.peer.write('b')
+    one.peer.end('a')
+    two.peer.end('b')
     // the thread does nothing until both are there: they come in one batch
     const until2 = performance.now() + 20
     while (performance.now() < until2);
-    await until(() => told.length > 0, 'the first')
+    await until(() => ended.length > 0, 'the end of the first')
     await sleep(20)
     assert.equal(told.length, 1)
+    assert.deepEqual(ended, told, 'nothing is told about the other')
     assert.equal(isHeldDuringBatch, true)
     assert.equal(isHeldAtBatchEnd, true)
     assert.equal(isOpen(told[0] === one.descriptor ? two.descriptor : one.descriptor), false)
-    assert.equal(driver.open, 1)
+    assert.equal(driver.open, 0)
     await driver.stop(100)
     end()
   })

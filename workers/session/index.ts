@@ -105,6 +105,7 @@ const effects = new WorkerEffects({
   supersede: (shardIndex, deviceKey, epoch) => tell({ kind: 'supersede', shard: shardIndex, deviceKey, epoch }),
 })
 const shard = new Shard(options, directory, effects, now())
+for (const [deviceKey, name] of options.profiles) shard.profileChosen(deviceKey, name)
 
 /** Takes everything out of the mailbox; main wakes us once for as many commands as it has put in. */
 function readMail(): void {
@@ -182,6 +183,9 @@ main.on('message', (message: ToSession) => {
     case 'superseded':
       shard.superseded(message.deviceKey, message.epoch, now())
       break
+    case 'profile':
+      shard.profileChosen(message.deviceKey, message.name)
+      return
     case 'mail':
       readMail()
       break

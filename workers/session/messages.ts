@@ -19,6 +19,8 @@ export interface SessionThreadOptions extends ShardOptions {
   readonly counters: SharedArrayBuffer
   readonly countersThread: number
   readonly outboundBytesMax: number
+  /** Device keys and names of model profiles chosen by people; later changes come as messages. */
+  readonly profiles: readonly (readonly [deviceKey: number, name: string])[]
   /** Undefined: sockets move by node:net, and come over the acceptor's port. */
   readonly epoll?: EpollSeat
   readonly record: 'all' | 'errors' | 'off'
@@ -40,8 +42,10 @@ export type ToSession =
   | { readonly kind: 'superseded'; readonly deviceKey: number; readonly epoch: number }
   /** Commands were put into the mailbox while this thread slept. */
   | { readonly kind: 'mail' }
+  /** A person has chosen another model profile for a device; null: none. */
+  | { readonly kind: 'profile'; readonly deviceKey: number; readonly name: string | null }
   | { readonly kind: 'cancel'; readonly questionId: number; readonly deviceKey: number; readonly commandId: string }
-  /** End sessions, write their rows, but wait for acks on their way. */
+  /** Read nothing more and write what was held back; sessions stay, acks on their way still go out. */
   | { readonly kind: 'drain' }
   | { readonly kind: 'stop' }
 
@@ -56,6 +60,6 @@ export type FromSession =
   | { readonly kind: 'returned'; readonly deviceKey: number; readonly command: ReturnedCommand }
   | { readonly kind: 'moved'; readonly commands: readonly MovedCommand[] }
   | { readonly kind: 'cancelled'; readonly questionId: number; readonly isCancelled: boolean }
-  /** After `drain`: nothing more will be appended. */
+  /** After `drain`: everything that was read is in the outbox. */
   | { readonly kind: 'drained' }
   | { readonly kind: 'stopped' }

@@ -8,14 +8,15 @@ import { eventIdOf } from '../../src/events/event-id.ts'
 import type { TransactionSql } from '../../src/main/database/connect.ts'
 import type { OrderEvent } from '../../src/orders/state.ts'
 import type { CommandFateRow } from '../../src/rows/index.ts'
+import { COMMAND_STATUS } from '../../src/session/command-lane.ts'
 import { type Columns, parameters, source } from './columns.ts'
 import type { DerivedEvent, OrderBook } from './order-book.ts'
 import { all, pick, run } from './statements.ts'
 
-/** `outbound_queue.status` in the words of contract 3. */
+/** Index is `outbound_queue.status`, as `COMMAND_STATUS` of src/session/command-lane.ts has it; words of contract 3. */
 export const COMMAND_STATES = ['queued', 'sent', 'acked', 'dead', 'refused', 'expired', 'cancelled'] as const
-const FINAL = 2
-const ACKED = 2
+/** This and every greater status is final. */
+const FINAL = COMMAND_STATUS.acked
 
 /** What a status of a start or stop is to its order. */
 export const START_EVENTS: readonly (OrderEvent | undefined)[] = [
@@ -119,7 +120,8 @@ export class CommandFates {
       command.finished_at = new Date(row.atMs)
       const said = JSON.parse(row.result) as Record<string, unknown>
       command.result = { ...command.result, ...said, reason: row.reason }
-      this.#tellFinished(command, row, said)
+      // a thousand per device; its job tells how far it is
+      if (command.kind !== 'chunk') this.#tellFinished(command, row, said)
     }
     this.#moveOrder(command, row, book)
     return 'applied'
@@ -156,7 +158,7 @@ export class CommandFates {
       order_no,
       result: said,
     })
-    if (row.status === ACKED && PARAMETER_COMMAND.test(name))
+    if (row.status === COMMAND_STATUS.acked && PARAMETER_COMMAND.test(name))
       tell('device.param_result', { command_id, name, result: said })
   }
 

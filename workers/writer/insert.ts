@@ -21,15 +21,8 @@ import {
   sessionRow,
   settlementRow,
 } from '../../src/rows/index.ts'
-import {
-  decodeRows,
-  type Field,
-  ROW_HEADER_BYTES,
-  type RowColumns,
-  type RowKind,
-  type RowOf,
-  rowBytesAt,
-} from '../../src/rows/row.ts'
+import { decodeRows, type Field, type RowColumns, type RowKind, type RowOf, rowBytesAt } from '../../src/rows/row.ts'
+import { ROW_HEADER_BYTES } from '../../src/shared/outbox-layout.ts'
 import { type Columns, parameters, source } from './columns.ts'
 import { CommandFates } from './command-fates.ts'
 import { type DerivedEvent, noOrderCounts, OrderBook, type OrderCounts, type StartRow } from './order-book.ts'

@@ -16,7 +16,7 @@ import { REUSED_MARK } from '../../src/session/order-key.ts'
 import { type Columns, parameters, source } from './columns.ts'
 import { costOf, linesOf } from './money.ts'
 import { all, byText, fieldOf, pick, run } from './statements.ts'
-import { orderOfProgress, orderOfSettlement, type PortSettlement } from './which-order.ts'
+import { orderOfProgress, orderOfSettlement, type PortSettlement, YEAR_2020_MS } from './which-order.ts'
 
 export type StartRow = RowOf<typeof orderStartRow.fields>
 
@@ -230,7 +230,6 @@ const wireOf = (row: { readonly orderKey: string }) => row.orderKey.slice(REUSED
 const minuteOf = (atMs: number) => Math.floor(atMs / 60_000)
 const timeOf = (atMs: number | null) => (atMs === null ? null : new Date(atMs).toISOString())
 
-const YEAR_2020_MS = Date.UTC(2020)
 const DAY_MS = 86_400_000
 
 /** The device's word on when the charge ended, if its clock can be believed (many start in 1970). */
@@ -651,7 +650,7 @@ export class OrderBook {
     return true
   }
 
-  /** A start that nobody decides any more. */
+  /** A start that nobody decides any more: failed. @returns false: it is decided already */
   timeOut(order: Order, atMs: number): boolean {
     return this.#move(order, 'timed_out', atMs, order.epoch, 'timed_out')
   }

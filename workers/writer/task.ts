@@ -23,8 +23,6 @@ export type WriterTask =
   | ({ readonly kind: 'spool'; readonly path: string } & RowRange)
   /** Inserts the record of a spool file that starts at byte `from`. */
   | { readonly kind: 'drain'; readonly path: string; readonly from: number }
-  /** Asks whether the database answers. */
-  | { readonly kind: 'probe' }
 
 export interface Inserted {
   readonly ok: true
@@ -51,10 +49,6 @@ export interface Drained {
   /** For `inserted`. */
   readonly result: SpanResult | null
 }
-export interface Probed {
-  readonly ok: true
-  readonly kind: 'probed'
-}
 export interface WriterFailure {
   readonly ok: false
   /** SQLSTATE, system or driver code, GW_WRITER_TIMEOUT or GW_WRITER_UNKNOWN. */
@@ -63,9 +57,9 @@ export interface WriterFailure {
   readonly retryable: boolean
   readonly message: string
 }
-export type WriterAnswer = Inserted | Spooled | Drained | Probed | WriterFailure
+export type WriterAnswer = Inserted | Spooled | Drained | WriterFailure
 
 /** The answer's type by the task's kind. */
 export type AnswerOf<K extends WriterTask['kind']> =
   | WriterFailure
-  | { insert: Inserted; spool: Spooled; drain: Drained; probe: Probed }[K]
+  | { insert: Inserted; spool: Spooled; drain: Drained }[K]

@@ -40,7 +40,8 @@ const SLACK_MS = 120_000
 const REPEAT_MS_MAX = 30 * 86_400_000
 /** A start without result, an end report that comes late: longer is no answer to it any more. */
 const WAITING_MS_MAX = 7 * 86_400_000
-const YEAR_2020_MS = Date.UTC(2020)
+/** A device clock before this was never set. */
+export const YEAR_2020_MS = Date.UTC(2020)
 const CERTAIN_REPEAT_MS = 86_400_000
 /** The start whose result is missing may have worked. */
 const IN_DOUBT = new Set(['no_result', 'connection_lost'])

@@ -41,7 +41,7 @@ async function countLog(): Promise<number> {
   return (await database.sql`select from cmd_log`).count
 }
 
-test('insert and probe answer through a piscina pool with several threads', async () => {
+test('insert answers through a piscina pool with several threads', async () => {
   const pool = new Piscina<WriterTask, WriterAnswer>({
     filename: new URL('./index.ts', import.meta.url).href,
     minThreads: 2,
@@ -51,7 +51,6 @@ test('insert and probe answer through a piscina pool with several threads', asyn
     workerData: { databaseUrl: database.url },
   })
   try {
-    assert.deepEqual(await pool.run({ kind: 'probe' }), { ok: true, kind: 'probed' })
     const rows = Array.from({ length: 8 }, (_, n) => settlement({ orderKey: `p${n}`, orderNo: `P${n}` }))
     const answers = await Promise.all([...rows, ...rows].map((row) => pool.run({ kind: 'insert', ...rangeOf(row) })))
     let stored = 0
@@ -175,7 +174,7 @@ test('a database that is away or silent is an answer within the deadline, and th
 
   // Stopped, not dead: the connection stays open and nothing comes.
   const patient = createWriter({ databaseUrl: database.url, taskMsMax: 400 })
-  assert.equal((await patient.run({ kind: 'probe' })).ok, true)
+  assert.equal((await patient.run({ kind: 'insert', ...rangeOf(settlement({ orderKey: 'early' })) })).ok, true)
   const [{ pid }] = await database.sql<[{ pid: number }]>`
     select pid from pg_stat_activity where datname = current_database() and application_name = 'pilegate writer'
     order by backend_start desc limit 1`

@@ -38,9 +38,6 @@ export function createWriter({ databaseUrl, taskMsMax = TASK_MS_MAX }: WriterDat
         return { ok: true, kind: 'spooled', ...appendRecord(task.path, copyRange(task)) }
       case 'drain':
         return await drain(task.path, task.from)
-      case 'probe':
-        await connection()`select 1`
-        return { ok: true, kind: 'probed' }
     }
   }
 

@@ -39,6 +39,8 @@ export interface AdminOptions {
   readonly presenceOf: (deviceId: string) => LivePresence | undefined
   /** Name of the protocol whose device ids look like this; undefined: no protocol's. */
   readonly protocolOf: (deviceId: string) => string | undefined
+  /** The row of a device has another `model_profile` now, and is committed. */
+  readonly profileChanged?: (deviceId: string, name: string | null) => void
   /** False: routes that need the database answer UNAVAILABLE without asking it. */
   readonly isDatabaseHere?: () => boolean
   readonly renderMetrics: () => Promise<string>

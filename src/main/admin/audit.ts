@@ -13,6 +13,7 @@ export interface Deed {
   readonly details: unknown
 }
 
+/** Thread: main. @throws the driver's error: then the deed is rolled back too */
 export async function writeAudit(tx: TransactionSql, deed: Deed): Promise<void> {
   const { key, action, target, requestId, remoteAddress, details } = deed
   await tx`

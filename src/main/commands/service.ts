@@ -7,6 +7,7 @@
  * database connection), between processes by an advisory lock.
  */
 import { createHash, randomBytes } from 'node:crypto'
+import { COMMAND_STATES } from '../../../workers/writer/command-fates.ts'
 import type { Fields, Protocol } from '../../codec/protocol.ts'
 import type { ApiKey } from '../../config/api-keys.ts'
 import { HttpError } from '../../errors/errors.ts'
@@ -29,9 +30,7 @@ import type { Log } from '../log.ts'
 import { assertEncodes, commandNamed, encodeCommand } from './catalogue.ts'
 import { RateLimit } from './rate-limit.ts'
 
-/** Index is `outbound_queue.status`; contract 3, command states. */
-export const COMMAND_STATES = ['queued', 'sent', 'acked', 'dead', 'refused', 'expired', 'cancelled'] as const
-export type CommandState = (typeof COMMAND_STATES)[number]
+type CommandState = (typeof COMMAND_STATES)[number]
 
 /** As in the contract: ports from 1, money in fen. */
 export interface ChargeBody {

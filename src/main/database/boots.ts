@@ -1,12 +1,9 @@
-/** What main asks of the database once per start and once per day. */
+/** What main asks of the database once per start and once an hour. Thread: main; everything throws when it is away. */
 import type { Sql } from './connect.ts'
-
-/** Session epochs of one start: generation * EPOCHS_PER_GENERATION + counter, below 2^53 for two million starts. */
-export const EPOCHS_PER_GENERATION = 2 ** 32
 
 /**
  * Takes the next generation number, which no earlier or concurrent start has: an epoch of this start is larger than
- * any epoch of an earlier one.
+ * any epoch of an earlier one (EPOCHS_PER_GENERATION in src/shared/directory-layout.ts).
  */
 export async function takeGeneration(sql: Sql, boot: { host: string; pid: number; release: string }): Promise<number> {
   const [row] = await sql<{ generation: number }[]>`

@@ -3,6 +3,7 @@
  * long; whoever fails to reach it says so too. While it is away one question at a time goes out until it answers.
  * Thread: main.
  */
+import { settledWithin } from '../settled-within.ts'
 import { connect, type Sql } from './connect.ts'
 
 export interface DatabaseHealthOptions {
@@ -64,7 +65,7 @@ export class DatabaseHealth {
     const { probe, probeMsMax, probeEveryMs, watchEveryMs, onChange } = this.#options
     this.#isProbing = true
     const wasHere = this.#isHere
-    const isAnswered = await within(probe(), probeMsMax)
+    const isAnswered = await settledWithin(probe(), probeMsMax)
     this.#isProbing = false
     if (this.#isStopped) return
     // somebody failed while the question was under way: it was sent before, ask again
@@ -82,23 +83,6 @@ export class DatabaseHealth {
   stop(): void {
     this.#isStopped = true
     clearTimeout(this.#timer)
-  }
-}
-
-/** @returns false: rejected, or too late */
-async function within(work: Promise<void>, ms: number): Promise<boolean> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<boolean>((resolve) => {
-    timer = setTimeout(() => resolve(false), ms)
-  })
-  const answered = work.then(
-    () => true,
-    () => false,
-  )
-  try {
-    return await Promise.race([answered, late])
-  } finally {
-    clearTimeout(timer)
   }
 }
 

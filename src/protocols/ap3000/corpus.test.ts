@@ -57,7 +57,7 @@ const adapter: CorpusAdapter = {
     const more: Record<string, unknown> = {}
     for (const [name, value] of Object.entries(fields)) {
       if (name.endsWith('TempRaw') || name === 'tempRaw')
-        more[name.replace('Raw', 'C')] = temperatureOf(value as number) ?? null
+        more[name.replace('Raw', 'C')] = temperatureOf(value as number, 65) ?? null
     }
     const { orderHex, cardIdHex, workModeHex, firmwareHex } = fields as Readonly<Record<string, string | undefined>>
     if (orderHex !== undefined) more['orderAscii'] = Buffer.from(orderHex, 'hex').toString('latin1')

@@ -41,9 +41,12 @@ export const whOf = (energy10Wh: number): number => energy10Wh * 10
 /** 0 on the wire is the first socket; ff (no port, device chooses) is 0 outside. */
 export const portOf = (wirePort: number): number => (wirePort === 0xff ? 0 : wirePort + 1)
 
-/** Raw - 65; raw 0 = no sensor. Old firmware sends the plain value, and the bytes do not tell (section 11). */
-export function temperatureOf(raw: number | undefined): number | undefined {
-  return raw === undefined || raw === 0 ? undefined : raw - 65
+/**
+ * Raw 0 = no sensor. Old firmware sends the plain value, and the bytes do not tell (section 11).
+ * @param offset of the profile: 65, or 0 where the value is plain
+ */
+export function temperatureOf(raw: number | undefined, offset: number): number | undefined {
+  return raw === undefined || raw === 0 ? undefined : raw - offset
 }
 
 /** 640 as `6.40`. */

@@ -24,6 +24,7 @@ import {
   readHead,
   recognise,
 } from './frame.ts'
+import { AP3000_PROFILES, useProfile } from './profile.ts'
 
 const uplinks: readonly Uplink[] = [
   register.busPoll,
@@ -126,7 +127,9 @@ export const ap3000: Protocol = {
   isSharedDefaultId,
   // 01 and 21 seen (reply rule of 01), slaves last told by 35 (reply to 3B); more keys appear as slaves do
   messageIdBits: 16,
-  newMemory: () => ({ heartbeats01: 0, heartbeats21: 0, slaves: 0 }),
+  newMemory: () => ({ heartbeats01: 0, heartbeats21: 0, slaves: 0, profile: 0 }),
+  profiles: AP3000_PROFILES,
+  useProfile,
   // 16 bits at half a second each come round after nine hours: nothing is in flight that long
   nextMessageId: (last) => ((last ?? 0) + 1) & 0xffff || 1,
   // 8, 82: after a time-out the charge may run; 81 makes the device tell

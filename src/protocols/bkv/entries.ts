@@ -9,7 +9,7 @@
  * payload survives the way there and back. What has no name here is kept under `unknownKeys`, hex to hex.
  */
 import { FieldError, HEX, hexOf, hexSize, integerOf, readU16be, writeBe, writeHex } from '../../codec/fields.ts'
-import { type Fields, PayloadError } from '../../codec/protocol.ts'
+import { type Fields, type NoiseReason, PayloadError } from '../../codec/protocol.ts'
 import { STATUS_BITS } from './status.ts'
 
 /** Where {@link openEntries} leaves the entry it read. One object per thread: copy what you need before the next call. */
@@ -260,6 +260,31 @@ function compareWithHead(bytes: Uint8Array, from: number, bkv: Entries): void {
   }
   const gatewayId = bkv['bkvGatewayId']
   if (gatewayId !== undefined && gatewayId !== hexOf(bytes, from - 7, from)) bkv['isGatewayIdMismatch'] = true
+}
+
+const NO_ROWS: readonly Fields[] = []
+
+/** What {@link decodePayload} found that does not fit: to be counted, the payload is taken all the same. */
+export function odditiesOf(fields: Fields): readonly NoiseReason[] | undefined {
+  const bkv = fields['bkv'] as Fields | undefined
+  if (bkv === undefined) return undefined
+  const isSequence = bkv['isSequenceMismatch'] === true
+  const isDevice = bkv['isGatewayIdMismatch'] === true
+  const isKey = hasUnknownKeys(bkv)
+  // nearly always: nothing is allocated
+  if (!isSequence && !isDevice && !isKey) return undefined
+  const found: NoiseReason[] = []
+  if (isSequence) found.push('sequence_mismatch')
+  if (isDevice) found.push('device_id_mismatch')
+  if (isKey) found.push('unknown_key')
+  return found
+}
+
+function hasUnknownKeys(row: Fields): boolean {
+  if (row['unknownKeys'] !== undefined) return true
+  for (const inner of (row['sockets'] ?? NO_ROWS) as readonly Fields[]) if (hasUnknownKeys(inner)) return true
+  for (const inner of (row['ports'] ?? NO_ROWS) as readonly Fields[]) if (hasUnknownKeys(inner)) return true
+  return false
 }
 
 /** How one command writes its payload. */

@@ -7,7 +7,7 @@ import type { Fact, OrderOrigin, OrderRef, PortReading } from '../../codec/facts
 import { HEX } from '../../codec/fields.ts'
 import type { DeviceMemory, Fields } from '../../codec/protocol.ts'
 import { type BkvProfile, profileOf } from './profile.ts'
-import { endReasonOf, faultOf, portStateOf } from './status.ts'
+import { endReasonOf, faultOf, meteringBitOf, portStateOf } from './status.ts'
 
 /** The start mode is not said in this report. */
 export const START_MODE_UNSAID = -1
@@ -66,7 +66,9 @@ function portReading(
   tempC: unknown,
   profile: BkvProfile,
 ): PortReading {
-  const reading: Writable<PortReading> = { socket, port: wirePort + 1, state: portStateOf(stateRaw), stateRaw }
+  const meteringBit = meteringBitOf(profile.settings)
+  const state = portStateOf(stateRaw, meteringBit)
+  const reading: Writable<PortReading> = { socket, port: wirePort + 1, state, stateRaw }
   const { powerDw, voltageDv, currentMa, energyRaw, minutesMin, businessNo } = fields
   if (typeof powerDw === 'number') reading.powerW = powerDw / 10
   if (typeof voltageDv === 'number') reading.voltageV = voltageDv / 10
@@ -78,7 +80,7 @@ function portReading(
   if (isTwoBytes(minutesMin)) reading.durationS = minutesMin * 60
   if (isTwoBytes(businessNo)) reading.businessNo = businessNo
   if (typeof tempC === 'number') reading.temperatureC = tempC
-  if (reading.state === 'fault') reading.fault = faultOf(stateRaw)
+  if (reading.state === 'fault') reading.fault = faultOf(stateRaw, meteringBit)
   return reading
 }
 
@@ -116,7 +118,7 @@ export type SettlementExtras = Partial<
  * and 0c. `endReasonRaw` is the report's reason byte where it has one, else the status byte the reason was derived from.
  */
 export function settlementOf(fields: Fields, memory: DeviceMemory, extras: SettlementExtras): Settlement {
-  const profile = profileOf(memory)
+  const { settings, energyWhPerRaw } = profileOf(memory)
   const socket = numberOr(fields['socket'], 0)
   const wirePort = fields['port'] as number
   const businessNo = fields['businessNo'] as number
@@ -129,10 +131,11 @@ export function settlementOf(fields: Fields, memory: DeviceMemory, extras: Settl
     origin: originOf(memory, socket, wirePort, businessNo),
     startModeRaw: START_MODE_UNSAID,
     durationS: isTwoBytes(fields['minutesMin']) ? fields['minutesMin'] * 60 : 0,
-    energyWh: energyRaw * profile.energyWhPerRaw,
+    energyWh: energyRaw * energyWhPerRaw,
     energyRaw,
     maxPowerW: Math.max(numberOr(fields['powerDw'], 0), settlePowerDw) / 10,
-    endReason: stateRaw < 0 ? 'unknown' : endReasonOf(stateRaw, profile.presetTimeStatus),
+    endReason:
+      stateRaw < 0 || settings.endReasonRule === 'unknown' ? 'unknown' : endReasonOf(stateRaw, settings.presetTimeStatus),
     endReasonRaw: stateRaw < 0 ? null : stateRaw,
     businessNo,
     ...said,

@@ -3,7 +3,7 @@
  *
  * Bits 7 (online), 4 (charging or an order is active), 3 (no load) are proven by captures; 2..0 (over-temperature,
  * over-current, over-power) follow the guide's order of words; 6 and 5 are open (one of them is a metering fault), and
- * since bit 5 is set in every captured end after the preset time, neither is read as a fault.
+ * since bit 5 is set in every captured end after the preset time, neither is read as a fault unless a profile says so.
  */
 import type { EndReason, PortState } from '../../codec/facts.ts'
 
@@ -19,6 +19,8 @@ export interface StatusBits {
 }
 
 const ONLINE = 0x80
+const BIT6 = 0x40
+const BIT5 = 0x20
 const CHARGING = 0x10
 const NO_LOAD = 0x08
 const OVER_TEMPERATURE = 0x04
@@ -30,8 +32,8 @@ const PROTECTION = OVER_TEMPERATURE | OVER_CURRENT | OVER_POWER
 export const STATUS_BITS: readonly StatusBits[] = Array.from({ length: 256 }, (_, raw) =>
   Object.freeze({
     online: (raw & ONLINE) !== 0,
-    bit6: (raw & 0x40) !== 0,
-    bit5: (raw & 0x20) !== 0,
+    bit6: (raw & BIT6) !== 0,
+    bit5: (raw & BIT5) !== 0,
     charging: (raw & CHARGING) !== 0,
     noLoad: (raw & NO_LOAD) !== 0,
     overTemp: (raw & OVER_TEMPERATURE) !== 0,
@@ -40,16 +42,26 @@ export const STATUS_BITS: readonly StatusBits[] = Array.from({ length: 256 }, (_
   }),
 )
 
-/** @returns the state in words shared by all protocols; first match: off the air, protection, charging, nothing. */
-export function portStateOf(raw: number): PortState {
+/**
+ * @param meteringBit the bit that means a metering fault, from the profile; 0: none does
+ * @returns the state in words shared by all protocols; first match: off the air, protection, charging, nothing
+ */
+export function portStateOf(raw: number, meteringBit = 0): PortState {
   if (!(raw & ONLINE)) return 'offline'
-  if (raw & PROTECTION) return 'fault'
+  if (raw & (PROTECTION | meteringBit)) return 'fault'
   return raw & CHARGING ? 'charging' : 'idle'
 }
 
-/** @returns which protections, for state `fault`: one or more of three words joined with `+`; '' when none. */
-export function faultOf(raw: number): string {
-  return FAULTS[raw & PROTECTION]!
+/** @returns which faults, for state `fault`: one or more of four words joined with `+`; '' when none. */
+export function faultOf(raw: number, meteringBit = 0): string {
+  const protections = FAULTS[raw & PROTECTION]!
+  if ((raw & meteringBit) === 0) return protections
+  return protections === '' ? 'metering' : `metering+${protections}`
+}
+
+/** The status bits that a profile calls metering fault. */
+export function meteringBitOf({ bit5, bit6 }: { readonly bit5: string; readonly bit6: string }): number {
+  return (bit6 === 'metering_fault' ? BIT6 : 0) | (bit5 === 'metering_fault' ? BIT5 : 0)
 }
 
 const FAULTS = Array.from({ length: 8 }, (_, bits) =>

@@ -7,6 +7,7 @@ import * as card from './commands/card.ts'
 import * as network from './commands/network.ts'
 import * as payload from './commands/payload.ts'
 import * as socket from './commands/socket.ts'
+import { odditiesOf } from './entries.ts'
 import {
   CODE_NETWORK,
   CODE_SOCKET,
@@ -21,6 +22,7 @@ import {
   readHead,
   recognise,
 } from './frame.ts'
+import { BKV_PROFILES, useProfile } from './profile.ts'
 
 const UPLINKS: readonly Uplink[] = [
   network.heartbeat,
@@ -114,7 +116,10 @@ export const bkv: Protocol = {
   // No default id is documented or seen; erased memory reads as all zeros or, in BCD, as all nines.
   isSharedDefaultId: (deviceNo) => deviceNo <= 0 || deviceNo === DEVICE_NO_MAX,
   messageIdBits: 32,
-  newMemory: () => ({}),
+  newMemory: () => ({ profile: 0 }),
+  profiles: BKV_PROFILES,
+  useProfile,
+  oddities: odditiesOf,
   // 2: in practice a Unix time; counting on from it keeps sequences apart also after a restart
   nextMessageId: (last, nowMs) => Math.max((last ?? 0) + 1, Math.floor(nowMs / 1000)) % 2 ** 32 || 1,
   // 3 and 9: a start is not repeated blindly, its state is asked

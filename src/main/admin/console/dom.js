@@ -103,7 +103,7 @@ export function ask({ title, body, confirm, cancel, onConfirm, isDangerous = fal
 export function toast(text, isBad = false) {
   const element = h(isBad ? 'div.toast.bad' : 'div.toast', {}, text)
   document.getElementById('toasts').append(element)
-  setTimeout(() => element.remove(), 6_000)
+  setTimeout(() => element.remove(), 4_000)
 }
 
 /** At most one call per `ms`, the last one never lost. */

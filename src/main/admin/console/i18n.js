@@ -16,10 +16,10 @@ const EN = {
   order: 'Order', session: 'Session', commands: 'Commands', timeline: 'Timeline', no_ports: 'This device has not reported its ports yet.',
   no_orders: 'No order yet.', no_commands: 'No command yet.', start: 'Start', stop: 'Stop', start_charge: 'Start a charge', stop_charge: 'Stop the charge',
   send_command: 'Send a command', command: 'Command', params: 'Parameters (JSON)', bad_json: 'The parameters are no JSON object.',
-  mode: 'Mode', mode_full: 'Until full', mode_time: 'By time', mode_energy: 'By energy', duration_min: 'Duration (minutes)', energy_input: 'Energy (Wh)',
+  mode: 'Mode', 'mode.full': 'Until full', 'mode.time': 'By time', 'mode.energy': 'By energy', 'mode.budget': 'By budget', 'mode.power': 'By power', duration_min: 'Duration (minutes)', energy_input: 'Energy (Wh)',
   confirm: 'Confirm', cancel: 'Cancel', sent_ok: 'Accepted: {what}', stop_question: 'Stop what charges on port {port} of {device}?',
   command_question: 'The command goes to {device} at once.', start_question: 'Power will be switched on at port {port} of {device}.',
-  at: 'Time', what: 'What', details: 'Details', fate: 'Fate', attempts: 'Attempts', reason: 'Reason', created: 'Given', duration: 'Duration', amount: 'Amount',
+  at: 'Time', what: 'What', details: 'Details', fate: 'Fate', attempts: 'Attempts', settled_at: 'Settled', made: 'Made', reason: 'Reason', created: 'Given', duration: 'Duration', amount: 'Amount',
   started: 'Started', ended: 'Ended', end_reason: 'End reason', origin: 'Origin', max_power: 'Peak power', order_state: 'Order state', estimated: 'Estimated', yes: 'Yes', no: 'No',
   business_no: 'Business no.', clock: 'Clock offset', iccid: 'ICCID', signal: 'Signal', epoch: 'Epoch', address: 'Address', opened: 'Since', model: 'Type',
   url: 'Address', events: 'Events', status: 'Status', deliveries: 'Deliveries', redeliver: 'Deliver again', test: 'Test', no_webhooks: 'No webhook is set up.',
@@ -30,6 +30,9 @@ const EN = {
   'fate.queued': 'Queued', 'fate.sent': 'Sent', 'fate.acked': 'Done', 'fate.refused': 'Refused', 'fate.expired': 'Expired', 'fate.dead': 'No answer', 'fate.cancelled': 'Cancelled',
   'event.device.registered': 'Device registered', 'event.device.online': 'Device online', 'event.device.offline': 'Device offline', 'event.device.alarm': 'Alarm',
   'event.port.state_changed': 'Port changed', 'event.charging.started': 'Charging started', 'event.charging.progress': 'Charging', 'event.charging.ended': 'Charging ended',
+  'hook.active': 'Active', 'hook.paused': 'Paused', 'hook.stopped': 'Stopped',
+  'delivery.pending': 'Pending', 'delivery.delivered': 'Delivered', 'delivery.dead': 'Given up', 'delivery.cancelled': 'Cancelled',
+  'event.order.corrected': 'Order corrected', 'event.webhook.test': 'Test',
   'event.order.failed': 'Order failed', 'event.card.swiped': 'Card swiped', 'event.command.finished': 'Command finished',
 }
 
@@ -49,10 +52,10 @@ const ZH = {
   order: '订单', session: '会话', commands: '指令', timeline: '时间线', no_ports: '设备尚未上报端口。',
   no_orders: '暂无订单。', no_commands: '暂无指令。', start: '启动', stop: '停止', start_charge: '启动充电', stop_charge: '停止充电',
   send_command: '发送指令', command: '指令', params: '参数 (JSON)', bad_json: '参数不是 JSON 对象。',
-  mode: '模式', mode_full: '充满为止', mode_time: '按时间', mode_energy: '按电量', duration_min: '时长(分钟)', energy_input: '电量 (Wh)',
+  mode: '模式', 'mode.full': '充满为止', 'mode.time': '按时间', 'mode.energy': '按电量', 'mode.budget': '按金额', 'mode.power': '按功率', duration_min: '时长(分钟)', energy_input: '电量 (Wh)',
   confirm: '确认', cancel: '取消', sent_ok: '已受理:{what}', stop_question: '停止 {device} 端口 {port} 的充电?',
   command_question: '指令将立即发送到 {device}。', start_question: '{device} 的端口 {port} 将通电。',
-  at: '时间', what: '内容', details: '详情', fate: '结果', attempts: '次数', reason: '原因', created: '下达时间', duration: '时长', amount: '金额',
+  at: '时间', what: '内容', details: '详情', fate: '结果', attempts: '次数', settled_at: '结算时间', made: '创建时间', reason: '原因', created: '下达时间', duration: '时长', amount: '金额',
   started: '开始', ended: '结束', end_reason: '结束原因', origin: '来源', max_power: '最大功率', order_state: '订单状态', estimated: '估算', yes: '是', no: '否',
   business_no: '业务号', clock: '时钟偏差', iccid: 'ICCID', signal: '信号', epoch: '会话序号', address: '地址', opened: '起始时间', model: '类型',
   url: '地址', events: '事件', status: '状态', deliveries: '投递记录', redeliver: '重新投递', test: '测试', no_webhooks: '尚未配置回调。',
@@ -63,6 +66,9 @@ const ZH = {
   'fate.queued': '排队中', 'fate.sent': '已发送', 'fate.acked': '完成', 'fate.refused': '被拒绝', 'fate.expired': '已过期', 'fate.dead': '无应答', 'fate.cancelled': '已取消',
   'event.device.registered': '设备注册', 'event.device.online': '设备上线', 'event.device.offline': '设备离线', 'event.device.alarm': '告警',
   'event.port.state_changed': '端口变化', 'event.charging.started': '充电开始', 'event.charging.progress': '充电中', 'event.charging.ended': '充电结束',
+  'hook.active': '启用', 'hook.paused': '暂停', 'hook.stopped': '已停用',
+  'delivery.pending': '待投递', 'delivery.delivered': '已投递', 'delivery.dead': '已放弃', 'delivery.cancelled': '已取消',
+  'event.order.corrected': '订单更正', 'event.webhook.test': '测试',
   'event.order.failed': '订单失败', 'event.card.swiped': '刷卡', 'event.command.finished': '指令完成',
 }
 
@@ -88,6 +94,14 @@ export function t(key, values = {}) {
 
 /** A word of the gateway's own vocabulary, or the word itself when it has no translation. */
 export const word = (group, value) => (value === null || value === undefined ? '–' : (WORDS[language][`${group}.${value}`] ?? String(value)))
+
+/** The same in the first vocabulary that knows it. */
+export const anyWord = (groups, value) =>
+  word(groups.find((group) => WORDS[language][`${group}.${value}`] !== undefined) ?? groups[0], value)
+
+const CLOCK = { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' }
+/** @param atS Unix s */
+export const clockText = (atS) => new Intl.DateTimeFormat('en-GB', CLOCK).format(new Date(atS * 1_000))
 
 const locale = () => (language === 'zh' ? 'zh-CN' : 'en-GB')
 const two = { day: '2-digit', month: '2-digit', hour: '2-digit', minute: '2-digit', second: '2-digit' }

@@ -4,7 +4,7 @@
  */
 import { post } from './api.js'
 
-const RETRY_MS = [500, 1_000, 2_000, 5_000, 10_000]
+const RETRY_MS = [500, 1_000, 2_000, 3_000, 5_000]
 
 export class Live {
   #socket
@@ -101,6 +101,8 @@ export class Live {
   #again() {
     if (!this.#isWanted) return
     this.#onState('away')
-    this.#timer = setTimeout(() => void this.#connect(), RETRY_MS[Math.min(this.#tries++, RETRY_MS.length - 1)])
+    // spread: every open page lost its connection in the same moment
+    const waitMs = RETRY_MS[Math.min(this.#tries++, RETRY_MS.length - 1)] * (0.75 + Math.random() / 2)
+    this.#timer = setTimeout(() => void this.#connect(), waitMs)
   }
 }

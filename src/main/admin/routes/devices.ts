@@ -3,6 +3,7 @@ import * as z from 'zod'
 import { PORT_STATES } from '../../../codec/facts.ts'
 import { TENANT_DEFAULT } from '../../../config/api-keys.ts'
 import { HttpError } from '../../../errors/errors.ts'
+import { MODEL_PROFILES, profilesOfDevice } from '../../../protocols/index.ts'
 import { PRESENCE_REASONS, presenceFrom } from '../../../session/presence.ts'
 import type { Sql } from '../../database/connect.ts'
 import { writeAudit } from '../audit.ts'
@@ -105,9 +106,26 @@ const zDeviceBody = z.strictObject({
     .describe('Only an admin of the default tenant may give a device to a tenant'),
   site: text(200),
   name: text(200),
-  model_profile: text(100),
+  model_profile: text(100).describe('A name of GET /api/v1/model-profiles; null: the model decides'),
   tariff: z.record(z.string(), z.unknown()).nullable().optional(),
 })
+
+const zModelProfiles = z.object({
+  items: z.array(
+    z.object({
+      name: z.string(),
+      protocol: z.string(),
+      summary: z.string(),
+      energy_wh_per_raw: z.number().describe('Wh per raw count of energy in reports'),
+      settings: z.record(z.string(), z.unknown()),
+      chosen_for: z.array(
+        z.object({ device_type: z.string(), firmware_from: z.string(), firmware_before: z.string().describe('Exclusive') }),
+      ),
+    }),
+  ),
+})
+/** Names outside are in snake case. */
+const snake = (name: string) => name.replace(/[A-Z]+/g, (letter) => `_${letter.toLowerCase()}`)
 
 /** What shared memory says about a device. */
 export interface LivePresence {
@@ -122,6 +140,8 @@ export interface DeviceParts {
   readonly presenceOf: (deviceId: string) => LivePresence | undefined
   /** Name of the protocol whose ids look like this. */
   readonly protocolOf: (deviceId: string) => string | undefined
+  /** A device has another `model_profile` now, and the row is committed. */
+  readonly profileChanged?: (deviceId: string, name: string | null) => void
   /** ms since the epoch */
   readonly now: () => number
 }
@@ -169,6 +189,30 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
   }
 
   return [
+    defineRoute({
+      method: 'GET',
+      path: '/api/v1/model-profiles',
+      role: 'viewer',
+      summary: 'Model profiles: what differs between models or is not certain, by name',
+      description:
+        'The first of each protocol is its default. A profile is chosen by name (PUT of a device), else for the device ' +
+        'types and firmwares it names, which never changes energy_wh_per_raw.',
+      response: zModelProfiles,
+      handle: async () => ({
+        items: MODEL_PROFILES.map(({ name, protocol, summary, energyWhPerRaw, settings, chosenFor }) => ({
+          name,
+          protocol,
+          summary,
+          energy_wh_per_raw: energyWhPerRaw,
+          settings: Object.fromEntries(Object.entries(settings).map(([setting, value]) => [snake(setting), value])),
+          chosen_for: chosenFor.map(({ deviceType, firmwareFrom, firmwareBefore }) => ({
+            device_type: deviceType,
+            firmware_from: firmwareFrom,
+            firmware_before: firmwareBefore,
+          })),
+        })),
+      }),
+    }),
     defineRoute({
       method: 'GET',
       path: '/api/v1/devices',
@@ -246,6 +290,10 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
           throw new HttpError('INVALID_ARGUMENT', 'device_id: 8 lower-case hex digits (AP3000) or 14 digits (BKV)')
         if (body.tenant !== undefined && body.tenant !== key.tenant && key.tenant !== TENANT_DEFAULT)
           throw new HttpError('FORBIDDEN', 'only an admin of the default tenant may give a device to another tenant')
+        const profileName = body.model_profile
+        const names = profilesOfDevice(deviceId).map(({ name }) => name)
+        if (typeof profileName === 'string' && !names.includes(profileName))
+          throw new HttpError('INVALID_ARGUMENT', `body.model_profile: one of ${names.join(', ')}`, { model_profiles: names })
         const mayReachAll = key.tenant === TENANT_DEFAULT && body.tenant !== undefined
         const tenant = body.tenant ?? key.tenant
         const { tenant: _, ...given } = body
@@ -275,6 +323,7 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
             details: body,
           })
         })
+        if (profileName !== undefined) parts.profileChanged?.(deviceId, profileName)
         return (await find(deviceId, undefined))!
       },
     }),

@@ -1,7 +1,7 @@
 /** The event stream by cursor (contract 4): what webhooks and the WebSocket carry, for whoever would rather ask. */
 import * as z from 'zod'
-import { EVENT_TYPES, type EventColumns, eventObjectOf } from '../../../events/event-object.ts'
 import { HttpError } from '../../../errors/errors.ts'
+import { EVENT_TYPES, type EventColumns, eventObjectOf } from '../../../events/event-object.ts'
 import type { Sql } from '../../database/connect.ts'
 import { defineRoute, type Route } from '../route.ts'
 import { zPage, zPageQuery, zTimeInput } from '../shapes.ts'

@@ -2,12 +2,11 @@
 import * as z from 'zod'
 import { END_REASONS, ORDER_ORIGINS } from '../../../codec/facts.ts'
 import { HttpError } from '../../../errors/errors.ts'
+import { CHARGE_MODES } from '../../../orders/charge-plan.ts'
+import { ORDER_STATES } from '../../../orders/state.ts'
 import type { Sql } from '../../database/connect.ts'
 import { defineRoute, type Route } from '../route.ts'
 import { decodeCursor, encodeCursor, timeOrNull, zPage, zPageQuery, zTime, zTimeInput } from '../shapes.ts'
-
-export const ORDER_STATES = ['pending', 'starting', 'charging', 'stopping', 'settled', 'failed', 'cancelled'] as const
-export const ORDER_MODES = ['full', 'time', 'energy', 'budget', 'power'] as const
 
 export const zOrder = z.object({
   order_no: z.string(),
@@ -17,7 +16,7 @@ export const zOrder = z.object({
   mode: z
     .string()
     .nullable()
-    .describe(`What was asked for (${ORDER_MODES.join(', ')}); null: the device did not say`),
+    .describe(`What was asked for (${CHARGE_MODES.join(', ')}); null: the device did not say`),
   state: z.enum(ORDER_STATES),
   origin: z.enum(ORDER_ORIGINS),
   started_at: zTime.nullable(),

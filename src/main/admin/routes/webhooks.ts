@@ -135,7 +135,8 @@ const zDeliveryQuery = z.strictObject({
   event_id: z.string().max(64).optional(),
 })
 
-interface WebhookRow extends Omit<Webhook, 'id' | 'failing_since' | 'previous_secret_until' | 'created_at' | 'updated_at'> {
+interface WebhookRow
+  extends Omit<Webhook, 'id' | 'failing_since' | 'previous_secret_until' | 'created_at' | 'updated_at'> {
   endpoint_id: string
   failing_since: Date | null
   previous_secret_until: Date | null
@@ -222,7 +223,14 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
             values (${id}, ${key.tenant}, ${url}, ${body.description ?? null}, ${body.event_types}, ${body.device_ids},
               ${secret}, ${key.id}, (select coalesce(max(cursor), 0) from events))
             returning ${columns}`
-          await writeAudit(tx, { key, action: 'webhook.made', target: id, requestId, remoteAddress, details: { ...body, url } })
+          await writeAudit(tx, {
+            key,
+            action: 'webhook.made',
+            target: id,
+            requestId,
+            remoteAddress,
+            details: { ...body, url },
+          })
           return made!
         })
         return { ...webhookOf(row), secret }
@@ -260,7 +268,14 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
               ${isStarted ? tx`, stop_reason = null, failing_since = null, last_error = null` : tx``}
               ${status === 'stopped' && body.status !== undefined ? tx`, from_cursor = (select coalesce(max(cursor), 0) from events)` : tx``}
             where endpoint_id = ${params.id} returning ${columns}`
-          await writeAudit(tx, { key, action: 'webhook.changed', target: params.id, requestId, remoteAddress, details: body })
+          await writeAudit(tx, {
+            key,
+            action: 'webhook.changed',
+            target: params.id,
+            requestId,
+            remoteAddress,
+            details: body,
+          })
           return changed!
         })
         wake()
@@ -303,7 +318,14 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
             update webhook_endpoints set secret = ${secret}, previous_secret = secret, updated_at = now(),
               previous_secret_until = now() + ${body.overlap_s} * interval '1 s'
             where endpoint_id = ${params.id} returning ${columns}`
-          await writeAudit(tx, { key, action: 'webhook.rotated', target: params.id, requestId, remoteAddress, details: body })
+          await writeAudit(tx, {
+            key,
+            action: 'webhook.rotated',
+            target: params.id,
+            requestId,
+            remoteAddress,
+            details: body,
+          })
           return changed!
         })
         return { ...webhookOf(row), secret }
@@ -400,13 +422,23 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
           } else if (eventId !== undefined) queued = await queueAgain(tx, params.id, { eventId })
           else {
             if ((await countWindow(tx, params.id, from!, to!, WINDOW_EVENTS_MAX)) > WINDOW_EVENTS_MAX)
-              throw new HttpError('INVALID_ARGUMENT', `the window holds more than ${WINDOW_EVENTS_MAX} events: narrow it`)
+              throw new HttpError(
+                'INVALID_ARGUMENT',
+                `the window holds more than ${WINDOW_EVENTS_MAX} events: narrow it`,
+              )
             queued = await queueAgain(tx, params.id, { from: from!, to: to! })
           }
           if (queued.length === 0 && from === undefined)
             throw new HttpError('NOT_FOUND', `no such ${deliveryId === undefined ? 'event' : 'delivery'}`)
           const details = { ...body, queued: queued.length }
-          await writeAudit(tx, { key, action: 'webhook.redelivered', target: params.id, requestId, remoteAddress, details })
+          await writeAudit(tx, {
+            key,
+            action: 'webhook.redelivered',
+            target: params.id,
+            requestId,
+            remoteAddress,
+            details,
+          })
           return queued
         })
         wake()

@@ -17,6 +17,7 @@ import {
   wattOf,
   whOf,
 } from '../fields.ts'
+import { profileOf } from '../profile.ts'
 import { orderHexOf } from './order.ts'
 
 interface Heartbeat01 {
@@ -115,7 +116,7 @@ export const heartbeatOld = uplink({
     const { fwVersion, voltageDv, ports, portStates, portPowerDw, portPeakPowerDw, ...tail } =
       fields as unknown as Heartbeat01
     if ((memory['heartbeats01'] ?? 0) < 2) memory['heartbeats01'] = (memory['heartbeats01'] ?? 0) + 1
-    const temperatureC = temperatureOf(tail.envTempRaw)
+    const temperatureC = temperatureOf(tail.envTempRaw, profileOf(memory).settings.temperatureOffset)
     return [
       { fact: 'heartbeat' },
       {
@@ -135,7 +136,7 @@ export const heartbeatOld = uplink({
       },
     ]
   },
-  // Answer only one of 01 and 21; who sends 21 wants that one answered (section 5, heartbeat periods).
+  // Answer only one of 01 and 21; who sends 21 wants that one answered (section 5, heartbeat periods). A profile may differ.
   reply: {
     with: 'heartbeatOldAck',
     when: 'decoded',
@@ -145,6 +146,8 @@ export const heartbeatOld = uplink({
 
 /** Called behind facts(), which has counted this 01 already. */
 function isAnswered01(memory: DeviceMemory): boolean {
+  const { answersOldHeartbeat } = profileOf(memory).settings
+  if (answersOldHeartbeat !== 'after_second') return answersOldHeartbeat === 'always'
   return (memory['heartbeats01'] ?? 0) >= 2 && (memory['heartbeats21'] ?? 0) === 0
 }
 
@@ -216,7 +219,7 @@ export const heartbeat = uplink({
     const readings: PortReading[] = []
     for (let index = 0; index < portStates.length; index++)
       readings.push(portReading(index, portStates[index] as number))
-    const temperatureC = temperatureOf(envTempRaw)
+    const temperatureC = temperatureOf(envTempRaw, profileOf(memory).settings.temperatureOffset)
     return [
       { fact: 'heartbeat' },
       {
@@ -348,13 +351,14 @@ export const powerHeartbeat = uplink({
   reply: 'none',
 })
 
-function progressFacts(fields: Fields): readonly Fact[] {
+function progressFacts(fields: Fields, memory: DeviceMemory): readonly Fact[] {
   const sample = fields as unknown as PowerHeartbeat
   const state = progressStateOf(sample.portState)
   // 06, offset 1: other states are to be ignored
   if (state === undefined) return []
-  const ambientC = temperatureOf(sample.envTempRaw)
-  const portC = temperatureOf(sample.portTempRaw)
+  const { temperatureOffset } = profileOf(memory).settings
+  const ambientC = temperatureOf(sample.envTempRaw, temperatureOffset)
+  const portC = temperatureOf(sample.portTempRaw, temperatureOffset)
   return [
     {
       fact: 'progress',

@@ -28,6 +28,7 @@ import {
   voltOf,
 } from '../fields.ts'
 import { formatPhysId, parsePhysId } from '../frame.ts'
+import { profileOf } from '../profile.ts'
 import { byteResult, RESULT_WITHIN_MS, TRIES } from './result.ts'
 
 // ---- 11, 17: status ----------------------------------------------------------------------------------------------
@@ -105,8 +106,8 @@ export const hostElectrical = uplink({
     breakerModel: optional(limited(u8, { about: '0 short, 1 long, 2 with screen' })),
   },
   // Smoke means nothing on a host without leakage protection, and the frame does not say which this is: no alarm here.
-  facts(fields) {
-    const temperatureC = temperatureOf(fields['tempRaw'] as number)
+  facts(fields, memory) {
+    const temperatureC = temperatureOf(fields['tempRaw'] as number, profileOf(memory).settings.temperatureOffset)
     return [
       {
         fact: 'deviceInfo',

@@ -47,7 +47,7 @@ export const cardSwiped = uplink({
         businessNo: uplink['businessNo'],
         on: isAllowed ? 1 : 0,
         mode: TIME_MODE,
-        minutesMin: isAllowed ? profileOf(memory).cardMinutesMax : 0,
+        minutesMin: isAllowed ? profileOf(memory).settings.cardMinutesMax : 0,
         energyWh: 0,
       }
     },

@@ -8,7 +8,7 @@ import { CODE_PAYLOAD } from '../frame.ts'
 import { profileOf } from '../profile.ts'
 import { factsOfSockets, isTwoBytes, numberOr, START_MODE_UNSAID, settlementOf } from '../readings.ts'
 import { beijingMs } from '../shapes.ts'
-import { faultOf, portStateOf } from '../status.ts'
+import { faultOf, meteringBitOf, portStateOf } from '../status.ts'
 import { ACK_WITHIN_MS } from './network.ts'
 
 /** A payload needs the named keys, as numbers of the table's width, to be this command at all. */
@@ -95,7 +95,7 @@ export const feeEndReport = uplink({
 function feeSettlement(bkv: Fields, memory: DeviceMemory): Fact {
   const endedMs = beijingMs(bkv['endTimeBcd'])
   const reasonRaw = bkv['endReason']
-  const reason = typeof reasonRaw === 'number' ? profileOf(memory).endReasonByKey2F[reasonRaw] : undefined
+  const reason = typeof reasonRaw === 'number' ? profileOf(memory).settings.endReasonByKey2F[reasonRaw] : undefined
   const { electricityFeeFen, serviceFeeFen } = bkv
   const isPriced = isTwoBytes(electricityFeeFen) || isTwoBytes(serviceFeeFen)
   return settlementOf(bkv, memory, {
@@ -219,11 +219,11 @@ export const exceptionReport = uplink({
     when: 'decoded',
     fields: (uplink) => ({ bkv: { socket: bkvOf(uplink)['socket'], ack: 1 } }),
   },
-  facts: (fields) => alarmsOf(bkvOf(fields)),
+  facts: (fields, memory) => alarmsOf(bkvOf(fields), memory),
 })
 
 /** One alarm for the socket, one for each port that gives a reason or a state other than 0, and the ports' states. */
-function alarmsOf(bkv: Fields): Fact[] {
+function alarmsOf(bkv: Fields, memory: DeviceMemory): Fact[] {
   const socket = numberOr(bkv['socket'], 0)
   const facts: Fact[] = [alarm('socket_event', socket, 0, bkv['socketEventReason'], bkv['socketEventState'])]
   for (const port of [1, 2]) {
@@ -231,12 +231,13 @@ function alarmsOf(bkv: Fields): Fact[] {
     const state = numberOr(bkv[`port${port}EventState`], 0)
     if (reason !== 0 || state !== 0) facts.push(alarm('port_event', socket, port, reason, state))
   }
+  const meteringBit = meteringBitOf(profileOf(memory).settings)
   const ports = [1, 2].flatMap((port) => {
     const hex = bkv[`port${port}StatusHex`]
     if (typeof hex !== 'string') return []
     const stateRaw = Number.parseInt(hex, 16)
-    const state = portStateOf(stateRaw)
-    return [{ socket, port, state, stateRaw, ...(state === 'fault' ? { fault: faultOf(stateRaw) } : {}) }]
+    const state = portStateOf(stateRaw, meteringBit)
+    return [{ socket, port, state, stateRaw, ...(state === 'fault' ? { fault: faultOf(stateRaw, meteringBit) } : {}) }]
   })
   if (ports.length > 0) facts.push({ fact: 'portStates', ports })
   return facts
@@ -310,7 +311,10 @@ export const parameters = uplink({
   summary: 'answer to queryParameters',
   body: payloadBody({ sub: 0x1012 }, ['ack']),
   reply: 'none',
-  facts: (fields) => ackFacts('queryParameters', bkvOf(fields)),
+  facts: (fields) => {
+    const { subHex: _sub, bkvSeqHex: _sequence, bkvGatewayId: _gateway, ack: _ack, ...content } = bkvOf(fields)
+    return ackFacts('queryParameters', bkvOf(fields)).map((fact) => ({ ...fact, content }))
+  },
 })
 
 /** Undocumented, about 0.4 s after the first heartbeat of a connection: recorded, never answered. */
