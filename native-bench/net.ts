@@ -244,8 +244,7 @@ async function measure(contestant: Contestant, client: string, isPinned: boolean
     if (line === 'measuring') {
       cpuBeforeUs = cpuUsOfTree(pid)
       rssBytes = rssBytesOf(pid) - rssBeforeBytes
-    }
-    else if (line.startsWith('{')) {
+    } else if (line.startsWith('{')) {
       const cpuUs = cpuUsOfTree(pid) - cpuBeforeUs
       const told = JSON.parse(line) as Record<string, number>
       const replies = told['replies'] as number

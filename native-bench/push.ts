@@ -33,11 +33,20 @@ const nowUs = () => Number(process.hrtime.bigint() / 1_000n)
 
 // ---- the server ----------------------------------------------------------------------------------------------------
 
-type ToServer = { readonly kind: 'begin'; readonly eventsPerS: number } | { readonly kind: 'pause' } | { readonly kind: 'stop' }
+type ToServer =
+  | { readonly kind: 'begin'; readonly eventsPerS: number }
+  | { readonly kind: 'pause' }
+  | { readonly kind: 'stop' }
 type FromServer =
   | { readonly kind: 'ready'; readonly port: number }
   | { readonly kind: 'cut' }
-  | { readonly kind: 'paused'; readonly inserted: number; readonly cpuMs: number; readonly cuts: number; readonly dropped: number }
+  | {
+      readonly kind: 'paused'
+      readonly inserted: number
+      readonly cpuMs: number
+      readonly cuts: number
+      readonly dropped: number
+    }
 
 async function serve(): Promise<void> {
   const tell = (message: FromServer) => process.send!(message)
@@ -202,7 +211,8 @@ class Subscriber {
 
 // ---- the run -------------------------------------------------------------------------------------------------------
 
-const quantile = (sorted: readonly number[], share: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]!
+const quantile = (sorted: readonly number[], share: number) =>
+  sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]!
 
 async function run(): Promise<void> {
   const { values } = parseArgs({
@@ -213,7 +223,11 @@ async function run(): Promise<void> {
       json: { type: 'string' },
     },
   })
-  const [count, eventsPerS, seconds] = [Number(values.subscribers), Number(values['events-per-s']), Number(values.seconds)]
+  const [count, eventsPerS, seconds] = [
+    Number(values.subscribers),
+    Number(values['events-per-s']),
+    Number(values.seconds),
+  ]
   const server = fork(new URL(import.meta.url), ['--serve'])
   const next = async <K extends FromServer['kind']>(kind: K) => {
     for (;;) {

@@ -69,7 +69,11 @@ function lazily<F extends (...args: never[]) => number>(definition: string): F {
   }) as F
 }
 
-const fcntl = library.func('int fcntl(int fd, int command, ...)') as (fd: number, command: number, ...rest: unknown[]) => number
+const fcntl = library.func('int fcntl(int fd, int command, ...)') as (
+  fd: number,
+  command: number,
+  ...rest: unknown[]
+) => number
 /** @returns a second descriptor of the same file, from 3; -1: none can be had */
 export const duplicate = (fd: number): number => fcntl(fd, F_DUPFD_CLOEXEC, 'int', 3)
 export const closeDescriptor = library.func('int close(int fd)') as (fd: number) => number
@@ -175,7 +179,7 @@ export class EpollEvents {
   /** Blocks the calling thread. @returns events that are ready; 0 after `timeoutMs` or an interruption */
   wait(set: number, timeoutMs: number): number {
     const ready = epollWaitCall!(set, this.#address, this.#count, timeoutMs)
-    return ready > 0 ? ready : 0
+    return Math.max(ready, 0)
   }
 
   events(index: number): number {
@@ -338,7 +342,11 @@ export function netOnlyReason(): string | undefined {
       ring(fd)
     }
     const ready = events.wait(set, 100)
-    const told = Array.from({ length: ready }, (_, at) => [events.descriptor(at), events.generation(at), events.events(at)])
+    const told = Array.from({ length: ready }, (_, at) => [
+      events.descriptor(at),
+      events.generation(at),
+      events.events(at),
+    ])
     const wanted = [
       [opened[1], 0x1234_5678, EPOLLIN],
       [opened[2], -2, EPOLLIN],

@@ -43,7 +43,11 @@ export interface Model {
  * @param profiles of one protocol, the default first
  * @param explicit `devices.model_profile`; a name that is none of theirs counts as none
  */
-export function chooseProfile<P extends ModelProfile>(profiles: readonly P[], explicit: string | null, model: Model): P {
+export function chooseProfile<P extends ModelProfile>(
+  profiles: readonly P[],
+  explicit: string | null,
+  model: Model,
+): P {
   return profileNamed(profiles, explicit) ?? profiles.find((profile) => isChosenFor(profile, model)) ?? profiles[0]!
 }
 

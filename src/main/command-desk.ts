@@ -1,7 +1,7 @@
 /**
  * Commands between HTTP and the shards: each one is in `outbound_queue` before it comes here, waits for its device,
- * goes to the shard that speaks for it, and comes back when that shard loses the device. The desk sends nothing and
- * decides no fate, except for commands that never reached a shard. Thread: main.
+ * goes to the session that speaks for it, and comes back when that session ends. The desk sends nothing and decides no
+ * fate, except for commands that no session has. Thread: main.
  *
  * Bounds: commandsMax over all devices, commandsPerDeviceMax for one; one more is refused with TOO_MANY_REQUESTS before
  * it is stored.
@@ -82,6 +82,8 @@ export interface CommandDeskOptions {
   readonly onHeld: (change: number) => void
   /** A command ended here: it never reached its device. */
   readonly onEnded: (name: string, outcome: 'expired' | 'cancelled' | 'dead') => void
+  /** A command got its fate, wherever; its row may be written some milliseconds later. */
+  readonly onFinal?: (commandId: string) => void
 }
 
 export type CancelAnswer = 'cancelled' | 'too_late' | 'unknown'
@@ -270,6 +272,7 @@ export class CommandDesk {
   #forget(live: Live): void {
     if (live.state === 'held') this.#options.onHeld(-1)
     this.#live.delete(live.commandId)
+    this.#options.onFinal?.(live.commandId)
     const ofDevice = this.#byDevice.get(live.deviceKey)
     ofDevice?.delete(live)
     if (ofDevice?.size !== 0) return
@@ -298,7 +301,10 @@ export class CommandDesk {
     if (cancel === undefined) return
     this.#cancels.delete(questionId)
     const { live, resolve } = cancel
-    if (!isCancelled) return resolve('too_late')
+    if (!isCancelled) {
+      resolve('too_late')
+      return
+    }
     this.#hold(live)
     void this.#endCancelled(live).then(resolve)
   }

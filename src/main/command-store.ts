@@ -1,9 +1,10 @@
 /** What the command desk asks of `outbound_queue`. Thread: main; every call throws when the database does not answer. */
-import type { Fields } from '../codec/protocol.ts'
-import type { StoredCommand } from './command-desk.ts'
+
 import { insertSpan } from '../../workers/writer/insert.ts'
+import type { Fields } from '../codec/protocol.ts'
 import { commandFateRow } from '../rows/index.ts'
 import { encodeRow } from '../rows/row.ts'
+import type { StoredCommand } from './command-desk.ts'
 import type { Sql } from './database/connect.ts'
 
 /** A command without a fate, as it is stored: nobody has looked at its fields yet. */

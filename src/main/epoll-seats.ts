@@ -5,7 +5,14 @@
  * dies; main does that here. Thread: main.
  */
 import type { EpollAcceptorSeat } from '../../workers/acceptor/messages.ts'
-import { closeDescriptor, createEpollSet, createEventfd, descriptorsMax, netOnlyReason, ring } from '../../workers/libc.ts'
+import {
+  closeDescriptor,
+  createEpollSet,
+  createEventfd,
+  descriptorsMax,
+  netOnlyReason,
+  ring,
+} from '../../workers/libc.ts'
 import type { EpollSeat } from '../../workers/session/epoll-driver.ts'
 import type { Config } from '../config/config.ts'
 import { allocateSockets, Sockets } from '../shared/sockets.ts'
@@ -50,7 +57,11 @@ export class EpollSeats {
   }
 
   ofAcceptor(): EpollAcceptorSeat {
-    return { ...this.#seat(ACCEPTOR_DOOR), shardSets: this.#doors.slice(1).map(({ set }) => set), shardDoors: this.#doors.slice(1).map((_, shard) => doorOf(shard)) }
+    return {
+      ...this.#seat(ACCEPTOR_DOOR),
+      shardSets: this.#doors.slice(1).map(({ set }) => set),
+      shardDoors: this.#doors.slice(1).map((_, shard) => doorOf(shard)),
+    }
   }
 
   /** After a message was posted: ends the thread's sleep. */

@@ -129,8 +129,8 @@ test('a silent order is asked for each round, settled by estimate once, and corr
     assert.equal(late.orders.corrected, copy === 0 ? 1 : 0)
   }
   order = await orderOf('N1')
-  assert.deepEqual([order['estimated'], order['energy_wh'], order['amount_fen']], [false, 450.5, 451])
-  assert.equal((await sql`select balance_fen from cards`)[0]!['balance_fen'], 49)
+  assert.deepEqual([order['estimated'], order['energy_wh'], order['amount_fen']], [false, 450, 450])
+  assert.equal((await sql`select balance_fen from cards`)[0]!['balance_fen'], 50)
   const told = await sql`select event_type, data->'estimated' as estimated, data->>'version' as version from events
     where event_type in ('charging.ended', 'order.corrected') order by cursor`
   assert.deepEqual(

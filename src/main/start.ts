@@ -20,6 +20,7 @@ import { commandRoutes } from './admin/routes/commands.ts'
 import type { LivePresence } from './admin/routes/devices.ts'
 import { eventRoutes } from './admin/routes/events.ts'
 import { evidenceRoutes } from './admin/routes/evidence.ts'
+import { jobRoutes } from './admin/routes/jobs.ts'
 import { webhookRoutes } from './admin/routes/webhooks.ts'
 import { askOrder } from './ask-order.ts'
 import { answerCard } from './cards.ts'
@@ -33,6 +34,8 @@ import { type EmbeddedPostgres, startEmbeddedPostgres } from './database/embedde
 import { DatabaseHealth, DatabaseProbe } from './database/health.ts'
 import { migrate } from './database/migrate.ts'
 import { EvidenceKeeper } from './evidence.ts'
+import { Jobs } from './jobs/jobs.ts'
+import { JobRunner } from './jobs/runner.ts'
 import { Limits } from './limits.ts'
 import { closeLog, createLog, releaseLog } from './log.ts'
 import { Maintenance } from './maintenance.ts'
@@ -260,6 +263,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     after: (ms, act) => void setTimeout(act, ms),
     onHeld: (change) => counters.add(pending, change),
     onEnded: (command, outcome) => counters.add(counters.counter('commands_total', { command, outcome })),
+    onFinal: () => jobRunner.fateHeard(),
   })
 
   // 5. session threads, then the acceptor
@@ -269,7 +273,11 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   })
   const { left: profilesLeft } = await profiles.load(sql)
   if (profilesLeft > 0)
-    log.warn({ event: 'profiles.left', count: profilesLeft, msg: 'model profiles of no protocol, or more than DEVICES_MAX' })
+    log.warn({
+      event: 'profiles.left',
+      count: profilesLeft,
+      msg: 'model profiles of no protocol, or more than DEVICES_MAX',
+    })
   const evidence = new EvidenceKeeper(sql, (count) =>
     log.warn({ event: 'evidence.dropped', count, msg: 'evidence of refused connections dropped' }),
   )
@@ -416,6 +424,14 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     if (claim === undefined) return undefined
     return { online: claim.isOnline, epoch: claim.epoch, shard: claim.shard, lastSeenMs: claim.lastSeenS * 1_000 }
   }
+  const jobRunner: JobRunner = new JobRunner({
+    sql,
+    log,
+    commands,
+    isOnline: (deviceId) => presenceOf(deviceId)?.online === true,
+    now: Date.now,
+    onEvents: () => eventsCommitted(),
+  })
   const admin = createAdmin({
     config,
     log,
@@ -434,6 +450,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       ...eventRoutes({ sql }),
       ...webhookRoutes({ sql, guard, wake: () => webhooks.wake() }),
       ...commandRoutes({ sql, commands }),
+      ...jobRoutes({ sql, jobs: new Jobs({ sql, desk, runner: jobRunner }) }),
       ...evidenceRoutes({ sql, framesDirectory: join(dataDir, 'frames'), now: Date.now }),
     ],
   })
@@ -459,6 +476,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   reconciler.start()
   const limits = new Limits({ sql, log, commands, everyMs: LIMITS_EVERY_MS })
   limits.start()
+  jobRunner.start()
   webhooks.start()
   if (waiting > 0) log.info({ event: 'commands.loaded', waiting, msg: 'commands of the last start are picked up' })
 
@@ -518,7 +536,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       health.stop()
       desk.stop()
       limits.stop()
-      await settledWithin(reconciler.stop(), 1_000)
+      await settledWithin(Promise.all([reconciler.stop(), jobRunner.stop()]), 1_000)
       hub.close()
       stream.stop()
       await admin.close()

@@ -22,10 +22,18 @@ export interface WritersOptions {
   readonly onEvents: () => void
 }
 
+const POOL_LOOK_MS = 250
+/** A dead thread is replaced within milliseconds; this is longer than its start takes on a busy machine. */
+const POOL_SHORT_MS = 1_000
+
 const rangeOf = ({ memory, fromIndex, toIndex }: Span) => ({ memory, byteOffset: 0, fromIndex, toIndex })
 
 export class Writers {
-  readonly #pool: Piscina<WriterTask, WriterAnswer>
+  readonly #makePool: () => Piscina<WriterTask, WriterAnswer>
+  #pool: Piscina<WriterTask, WriterAnswer>
+  readonly #threads: number
+  #shortSinceMonoMs: number | undefined
+  readonly #watch: NodeJS.Timeout
   readonly #log: Log
   readonly #count: (table: string, result: (typeof ROW_RESULTS)[number], n: number) => void
   readonly #settled: (result: (typeof SETTLEMENT_RESULTS)[number], n: number) => void
@@ -36,15 +44,19 @@ export class Writers {
   constructor({ threads, data, log, counters, onEvents }: WritersOptions) {
     this.#log = log
     this.#onEvents = onEvents
-    this.#pool = new Piscina<WriterTask, WriterAnswer>({
-      filename: new URL('../../workers/writer/index.ts', import.meta.url).href,
-      minThreads: threads,
-      maxThreads: threads,
-      idleTimeout: Number.POSITIVE_INFINITY,
-      // a writer waits for its database connection, so its event loop must turn: no Atomics.wait
-      atomics: 'disabled',
-      workerData: data,
-    })
+    this.#threads = threads
+    this.#makePool = () =>
+      new Piscina<WriterTask, WriterAnswer>({
+        filename: new URL('../../workers/writer/index.ts', import.meta.url).href,
+        minThreads: threads,
+        maxThreads: threads,
+        idleTimeout: Number.POSITIVE_INFINITY,
+        // a writer waits for its database connection, so its event loop must turn: no Atomics.wait
+        atomics: 'disabled',
+        workerData: data,
+      })
+    this.#pool = this.#makePool()
+    this.#watch = setInterval(() => this.#lookAfterPool(), POOL_LOOK_MS)
     const slots = new Map<string, number>()
     for (const table of new Set(ROW_TABLES))
       for (const result of ROW_RESULTS)
@@ -61,6 +73,28 @@ export class Writers {
     }
     const commits = counters.histogram('row_commit_seconds')
     this.#commit = (seconds) => counters.observe(commits, seconds)
+  }
+
+  /**
+   * piscina gives up replacing threads once one has died before it was ready, and then tasks wait for ever: a pool that
+   * stays short of threads is replaced as a whole. What it had is written again.
+   */
+  #lookAfterPool(): void {
+    if (this.#pool.threads.length >= this.#threads) {
+      this.#shortSinceMonoMs = undefined
+      return
+    }
+    this.#shortSinceMonoMs ??= performance.now()
+    if (performance.now() - this.#shortSinceMonoMs < POOL_SHORT_MS) return
+    this.#shortSinceMonoMs = undefined
+    this.#log.error({
+      event: 'writer.poolReplaced',
+      threads: this.#pool.threads.length,
+      msg: 'writer pool lost threads for good',
+    })
+    const old = this.#pool
+    this.#pool = this.#makePool()
+    void old.destroy().catch(() => {})
   }
 
   async #run<T extends WriterTask>(task: T): Promise<AnswerOf<T['kind']>> {
@@ -139,6 +173,7 @@ export class Writers {
   }
 
   async close(): Promise<void> {
+    clearInterval(this.#watch)
     await this.#pool.close({ force: false })
   }
 }

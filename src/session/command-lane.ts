@@ -95,11 +95,15 @@ interface Flying {
 
 /** Why a chunk of firmware ended without a result. */
 const UPGRADE_REQUESTED = 'upgrade_requested'
+const isLaterChunk = ({ fields }: LaneCommand) => typeof fields['chunk'] === 'number' && fields['chunk'] > 1
 
 /** `unplugPowerDw` -> `unplug_power_dw`: results are read outside. */
 const inContractWords = (content: Fields): Fields =>
   Object.fromEntries(
-    Object.entries(content).map(([name, value]) => [name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), value]),
+    Object.entries(content).map(([name, value]) => [
+      name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
+      value,
+    ]),
   )
 
 /** A charge under no number might be any. */
@@ -118,6 +122,8 @@ export class CommandLane {
   #nextSendMonoMs: number
   #retryMonoMs = Number.NEGATIVE_INFINITY
   #isOver = false
+  /** And the first chunk did not go out since. */
+  #isUpgradeRequested = false
   /** Out of the queue and not yet gone. */
   #leaving: LaneCommand | undefined
 
@@ -168,7 +174,8 @@ export class CommandLane {
 
   /** Takes a command over; it gets its fate here, or goes back by `takeBack`. */
   enqueue(command: LaneCommand, now: Moment): void {
-    this.#insert(command)
+    if (this.#isUpgradeRequested && isLaterChunk(command)) this.#dropChunk(command)
+    else this.#insert(command)
     this.advance(now)
   }
 
@@ -222,8 +229,7 @@ export class CommandLane {
       this.#announced.delete(command.commandId)
       this.#end(command, { status, reason, attempts: command.attempts }, command.messageId, undefined)
     }
-    for (const flying of [...this.#flying])
-      if (!this.#isOver && flying.dueMonoMs <= now.monoMs) this.#late(flying, now)
+    for (const flying of [...this.#flying]) if (!this.#isOver && flying.dueMonoMs <= now.monoMs) this.#late(flying, now)
     this.#sendQueued(now)
   }
 
@@ -283,6 +289,7 @@ export class CommandLane {
       if (!this.#isOver) this.#queue.unshift(command)
       return false
     }
+    if (command.fields['chunk'] === 1) this.#isUpgradeRequested = false
     this.#announced.delete(command.commandId)
     this.#nextSendMonoMs = now.monoMs + this.#options.spacingMs
     if (command.commandId === QUESTION) return true
@@ -427,27 +434,29 @@ export class CommandLane {
   }
 
   /**
-   * The device asks for its upgrade from the beginning: it waits for no later chunk, so those end at once and whoever
-   * leads the transfer hears of it. Upgrade mode that was asked for is entered.
+   * The device asks for its upgrade from the beginning: until it gets the first chunk it waits for no later one, so
+   * those end at once, and whoever leads the transfer hears of it. Upgrade mode that was asked for is entered.
    */
   upgradeRequested(now: Moment): void {
-    const isStale = ({ fields }: LaneCommand) => typeof fields['chunk'] === 'number' && fields['chunk'] > 1
+    // it has not answered the first chunk yet: that one is what it asks for
+    this.#isUpgradeRequested = !this.#flying.some(({ command }) => command.fields['chunk'] === 1)
     for (const flying of [...this.#flying]) {
       const { attempts } = flying
-      if (isStale(flying.command))
+      if (isLaterChunk(flying.command))
         this.#finish(flying, { status: COMMAND_STATUS.dead, reason: UPGRADE_REQUESTED, attempts }, {})
       else if (flying.command.fields['trigger'] === true)
         this.#finish(flying, { status: COMMAND_STATUS.acked, reason: UPGRADE_REQUESTED, attempts }, {})
     }
-    const stale = this.#queue.filter(isStale)
-    if (stale.length > 0) this.#queue = this.#queue.filter((command) => !isStale(command))
-    for (const command of stale) {
-      const messageId = this.#idOf(command)
-      this.#announced.delete(command.commandId)
-      const { attempts } = command
-      this.#end(command, { status: COMMAND_STATUS.dead, reason: UPGRADE_REQUESTED, attempts }, messageId, undefined)
-    }
+    for (const command of this.#queue.filter(isLaterChunk)) this.#dropChunk(command)
+    this.#queue = this.#queue.filter((command) => !isLaterChunk(command))
     this.advance(now)
+  }
+
+  #dropChunk(command: LaneCommand): void {
+    const { attempts } = command
+    const messageId = this.#idOf(command)
+    this.#announced.delete(command.commandId)
+    this.#end(command, { status: COMMAND_STATUS.dead, reason: UPGRADE_REQUESTED, attempts }, messageId, undefined)
   }
 
   /** A port charges under this number: what starts in doubt wait for. */

@@ -120,10 +120,11 @@ export class DeviceRecord {
     if (attempts > 0 || this.#chargesBefore.has(commandId)) return this.#chargesBefore.get(commandId)
     const charge = this.#charges.get(portKeyOf(socket, port))
     // a fate that another shard gives leaves its entry here
-    if (this.#chargesBefore.size >= STARTS_MAX) for (const oldest of this.#chargesBefore.keys()) {
-      this.#chargesBefore.delete(oldest)
-      break
-    }
+    if (this.#chargesBefore.size >= STARTS_MAX)
+      for (const oldest of this.#chargesBefore.keys()) {
+        this.#chargesBefore.delete(oldest)
+        break
+      }
     this.#chargesBefore.set(commandId, charge)
     return charge
   }

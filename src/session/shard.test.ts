@@ -8,8 +8,9 @@ import { deviceKey, type Fields } from '../codec/protocol.ts'
 import { ap3000 } from '../protocols/ap3000/table.ts'
 import { allocateDirectory, Directory } from '../shared/directory.ts'
 import { RecordingEffects } from '../testing/recording-effects.ts'
+import { COMMAND_STATUS, PRIORITY } from './command-lane.ts'
 import type { Moment } from './effects.ts'
-import { Shard, type ShardOptions } from './shard.ts'
+import { type ArrivedCommand, Shard, type ShardOptions } from './shard.ts'
 
 const WALL_MS = Date.UTC(2026, 10, 21, 8, 0, 0)
 const at = (monoMs: number): Moment => ({ wallMs: WALL_MS + monoMs, monoMs })
@@ -435,5 +436,93 @@ describe('cards', () => {
     )
     assert.equal(bench.effects[0]!.counted['fenced card_reply'], 1)
     assert.equal(bench.effects[0]!.sent.filter((sent) => sent.answers === 'cardSwipe').length, 0)
+  })
+})
+
+describe('commands', () => {
+  const key = deviceKey(ap3000, PILE)
+  const locate = (more: Partial<ArrivedCommand> = {}): ArrivedCommand => ({
+    commandId: 'a',
+    name: 'locate',
+    epoch: bench.directory.look(key)!.epoch,
+    fields: { locateS: 5 },
+    priority: PRIORITY.background,
+    expiresMs: WALL_MS + 60_000,
+    wireHex: '',
+    socket: 0,
+    port: 0,
+    attempts: 0,
+    messageId: undefined,
+    ...more,
+  })
+  const locates = () => bench.sent.filter((hex) => hex.slice(22, 24) === '96')
+  const rows = () =>
+    bench.effects[0]!.rowsOf('outbound_queue').map(({ values }) => [values['status'], values['attempts']])
+
+  test('leaves when its row is durable, and not within the pause after the session began', () => {
+    bench.open(1)
+    bench.hear(1, VENDOR.register)
+    const [shard, effects] = [bench.shards[0]!, bench.effects[0]!]
+    shard.commandArrived(key, locate(), 7, at(0))
+    shard.tick(at(480))
+    assert.deepEqual(rows(), [])
+    shard.tick(at(520))
+    assert.deepEqual(rows(), [[COMMAND_STATUS.sent, 1]])
+    assert.deepEqual(locates(), [])
+    shard.durableReached(effects.position, [], at(530))
+    assert.equal(locates().length, 1)
+    assert.deepEqual(effects.moved, [{ commandId: 'a', status: COMMAND_STATUS.sent }])
+    assert.deepEqual(rows(), [[COMMAND_STATUS.sent, 1]], 'the row was there before the frame')
+  })
+
+  test('meant for an earlier session it goes back: what that one had comes first', () => {
+    bench.open(1)
+    bench.hear(1, VENDOR.register)
+    const early = locate()
+    bench.open(2)
+    bench.hear(2, VENDOR.register)
+    bench.shards[0]!.commandArrived(key, early, undefined, at(0))
+    assert.deepEqual(bench.effects[0]!.returned, [
+      { deviceKey: key, command: { commandId: 'a', attempts: 0, messageId: undefined } },
+    ])
+  })
+
+  test('a device that does not read costs the connection, and no command', () => {
+    bench.open(1)
+    bench.hear(1, VENDOR.register)
+    const [shard, effects] = [bench.shards[0]!, bench.effects[0]!]
+    shard.commandArrived(key, locate(), undefined, at(0))
+    shard.tick(at(520))
+    effects.stalled.add(1)
+    shard.durableReached(effects.position, [], at(530))
+    assert.deepEqual(effects.closed, [{ connectionId: 1, reason: 'outbound_overflow' }])
+    const [back] = effects.returned
+    assert.deepEqual([back?.command.commandId, back?.command.attempts], ['a', 0])
+    assert.equal(effects.counted['commands pending'], 0)
+  })
+
+  test('main hears of a fate with its row: the full ledger holds both back', () => {
+    bench.open(1)
+    bench.hear(1, VENDOR.register)
+    const [shard, effects] = [bench.shards[0]!, bench.effects[0]!]
+    shard.commandArrived(key, locate({ expiresMs: WALL_MS + 1_000 }), undefined, at(0))
+    effects.full.add('ledger')
+    shard.tick(at(1_500))
+    assert.deepEqual(effects.moved, [])
+    effects.full.delete('ledger')
+    shard.tick(at(1_600))
+    assert.deepEqual(rows(), [[COMMAND_STATUS.expired, 0]])
+    assert.deepEqual(effects.moved, [{ commandId: 'a', status: COMMAND_STATUS.expired }])
+  })
+
+  test('cancelled while it waits it is main’s again, without a fate', () => {
+    bench.open(1)
+    bench.hear(1, VENDOR.register)
+    const shard = bench.shards[0]!
+    shard.commandArrived(key, locate(), undefined, at(0))
+    assert.equal(shard.cancelCommand(key, 'a', at(10)), true)
+    shard.tick(at(90_000))
+    assert.deepEqual([rows(), locates()], [[], []])
+    assert.equal(bench.effects[0]!.counted['commands pending'], 0)
   })
 })

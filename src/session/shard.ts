@@ -24,6 +24,7 @@ import {
   type Uplink,
 } from '../codec/protocol.ts'
 import { eventIdOf } from '../events/event-id.ts'
+import { FLAG } from '../recording/segment-layout.ts'
 import {
   commandFateRow,
   commandLogRow,
@@ -34,7 +35,6 @@ import {
   sessionRow,
   settlementRow,
 } from '../rows/index.ts'
-import { FLAG } from '../recording/segment-layout.ts'
 import type { Claim, Directory, StandingWords } from '../shared/directory.ts'
 import {
   COMMAND_STATUS,
@@ -533,13 +533,7 @@ export class Shard {
         return
       case UNIT.noise:
         connection.noiseBytes += to - from
-        this.#effects.record(
-          connection.sessions[0]?.record.deviceKey ?? 0,
-          FLAG.uplink | FLAG.error,
-          bytes,
-          from,
-          to,
-        )
+        this.#effects.record(connection.sessions[0]?.record.deviceKey ?? 0, FLAG.uplink | FLAG.error, bytes, from, to)
         this.#effects.counts.frameError(connection.protocol, reason)
         return
       case UNIT.identity:
@@ -977,7 +971,7 @@ export class Shard {
           null,
           { state: 'requested', by: fact.by },
         )
-        session.lane?.upgradeRequested(this.#now)
+        this.#laneOf(session).upgradeRequested(this.#now)
         return undefined
       case 'result': {
         if (session.lane?.resultReceived(fact, messageId, command.name, this.#now) === true) return undefined

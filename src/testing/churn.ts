@@ -124,7 +124,8 @@ export async function churn({ connections, driver, slots, seed, resets: resetSha
         resolve(isWhole)
       }
       const onData = (chunk: Buffer) => {
-        if (expected.compare(chunk, 0, chunk.length, heard, Math.min(heard + chunk.length, expected.length)) !== 0) mismatches++
+        if (expected.compare(chunk, 0, chunk.length, heard, Math.min(heard + chunk.length, expected.length)) !== 0)
+          mismatches++
         const frames = (heard % 15) + chunk.length
         replies += Math.floor(frames / 15)
         heard += chunk.length

@@ -67,8 +67,14 @@ export class CommandTable implements CommandStore {
   apply(fate: CommandFateRow): void {
     const world = this.#world
     const row = this.rows.get(fate.commandId)
-    if (row === undefined) return world.violated('commands are known', fate.commandId)
-    if (row.epoch !== null && fate.epoch < row.epoch) return world.covered('fenced.fate')
+    if (row === undefined) {
+      world.violated('commands are known', fate.commandId)
+      return
+    }
+    if (row.epoch !== null && fate.epoch < row.epoch) {
+      world.covered('fenced.fate')
+      return
+    }
     if (isFinal(row.status)) {
       if (world.mutant === 'twoFates' && isFinal(fate.status)) this.#end(row, fate.status, fate.reason)
       return
@@ -192,6 +198,8 @@ export class Operators {
   readonly #statusSentMs = new Map<number, number>()
   readonly #startedAt = new Map<string, Started[]>()
   readonly #cancelled = new Set<string>()
+  /** Commands whose fate is stored, or will be unless the gateway dies. */
+  readonly #decided = new Set<string>()
   readonly #trouble: { readonly fromMs: number; toMs: number }[] = []
   #openTroubles = 0
   readonly #wallStartMs = WALL_MS
@@ -209,7 +217,8 @@ export class Operators {
 
   /** The database, a shard or the gateway is away from now on: fates may take that much longer. */
   troubleBegan(): void {
-    if (this.#openTroubles++ === 0) this.#trouble.push({ fromMs: this.#world.time.nowMs, toMs: Number.POSITIVE_INFINITY })
+    if (this.#openTroubles++ === 0)
+      this.#trouble.push({ fromMs: this.#world.time.nowMs, toMs: Number.POSITIVE_INFINITY })
   }
 
   troubleOver(): void {
@@ -231,7 +240,14 @@ export class Operators {
     const port = random.below(2)
     const start = PRIORITY.start
     if (target.protocol === 'bkv') {
-      const control = (on: number) => ({ socket: 1, port, on, mode: 1, minutesMin: on * (1 + random.below(9)), energyWh: 0 })
+      const control = (on: number) => ({
+        socket: 1,
+        port,
+        on,
+        mode: 1,
+        minutesMin: on * (1 + random.below(9)),
+        energyWh: 0,
+      })
       const draw = random.unit()
       if (draw < 0.5) this.#submit(target, 'control', control(1), start, '', 1, port + 1)
       else if (draw < 0.7) this.#submit(target, 'control', control(0), PRIORITY.stop, '', 1, port + 1)
@@ -241,7 +257,16 @@ export class Operators {
     const orderHex = hexOrder(this.#count + 1)
     const draw = random.unit()
     if (draw < 0.35) {
-      const fields = { rateMode: 0, balanceFen: 0, port, command: 1, durationS: 600, orderHex, maxChargeS: 0, overloadPowerDw: 0 }
+      const fields = {
+        rateMode: 0,
+        balanceFen: 0,
+        port,
+        command: 1,
+        durationS: 600,
+        orderHex,
+        maxChargeS: 0,
+        overloadPowerDw: 0,
+      }
       this.#submit(target, 'startCharge', fields, start, orderHex, 0, port + 1)
       this.#lastOrder.set(`${target.deviceKey}/${port}`, orderHex)
     } else if (draw < 0.5) {
@@ -279,7 +304,7 @@ export class Operators {
       this.table.insert(command)
       world.trace(() => `command ${commandId} for ${deviceId}: ${name} ${JSON.stringify(fields)}`)
       world.covered('command.stored')
-      this.#acceptedAt.set(commandId, this.#acceptedAt.size)
+      this.#acceptedAt.set(commandId, this.table.rows.size)
       time.after(1, () => {
         if (gateway.isAlive) gateway.desk.accept(command)
       })
@@ -310,20 +335,32 @@ export class Operators {
     const { deviceKey, messageId } = frame
     const gapMs = nowMs - (this.#lastSendMs.get(deviceKey) ?? Number.NEGATIVE_INFINITY)
     if (gapMs < SPACING_MS - 1e-6)
-      world.violated('commands keep their distance', `${commandId} for ${frame.deviceId} ${gapMs.toFixed(1)} ms after another`)
+      world.violated(
+        'commands keep their distance',
+        `${commandId} for ${frame.deviceId} ${gapMs.toFixed(1)} ms after another`,
+      )
     this.#lastSendMs.set(deviceKey, nowMs)
-    world.trace(() => `command ${commandId === '' ? '(question)' : commandId} goes to ${frame.deviceId}, id ${messageId}`)
+    world.trace(
+      () => `command ${commandId === '' ? '(question)' : commandId} goes to ${frame.deviceId}, id ${messageId}`,
+    )
     if (commandId === '') {
       world.covered('start.asked_for')
       return
     }
     const command = this.#commands.get(commandId)
     const row = this.table.rows.get(commandId)
-    if (command === undefined || row === undefined) return world.violated('commands are known', commandId)
+    if (command === undefined || row === undefined) {
+      world.violated('commands are known', commandId)
+      return
+    }
     if (nowMs > command.expiresMs - this.#wallStartMs)
-      world.violated('nothing is sent after its expiry', `${commandId} ${nowMs - (command.expiresMs - this.#wallStartMs)} ms late`)
+      world.violated(
+        'nothing is sent after its expiry',
+        `${commandId} ${nowMs - (command.expiresMs - this.#wallStartMs)} ms late`,
+      )
     if (this.#cancelled.has(commandId) || row.status === COMMAND_STATUS.cancelled)
       world.violated('cancelled means never sent', commandId)
+    if (this.#decided.has(commandId)) world.violated('nothing is sent after its fate', commandId)
     const sent = this.#sent.get(commandId)
     if (sent === undefined) {
       if (row.messageId !== messageId || row.status < COMMAND_STATUS.sent)
@@ -356,15 +393,28 @@ export class Operators {
     this.#lastFirstSend.set(lane, Math.max(last, at))
   }
 
+  decided(commandId: string): void {
+    this.#decided.add(commandId)
+  }
+
+  /** What its rings held is lost: fates that are not stored are open again. */
+  gatewayDied(): void {
+    this.#decided.clear()
+  }
+
   /** A session thread gives a fate, seen when its row is appended. */
   decides(fate: CommandFateRow): void {
     this.#world.trace(
-      () => `command ${fate.commandId} written as ${fate.status} ${fate.reason}, epoch ${fate.epoch}, id ${fate.messageId}`,
+      () =>
+        `command ${fate.commandId} written as ${fate.status} ${fate.reason}, epoch ${fate.epoch}, id ${fate.messageId}`,
     )
     if (!isFinal(fate.status)) return
     const world = this.#world
     const command = this.#commands.get(fate.commandId)
-    if (command === undefined) return world.violated('commands are known', fate.commandId)
+    if (command === undefined) {
+      world.violated('commands are known', fate.commandId)
+      return
+    }
     const lateMs = fate.atMs - command.expiresMs - ACK_TIMEOUT_MS
     if (lateMs > LOOK_MS) world.violated('a fate in time', `${fate.commandId} is ${fate.status} ${lateMs} ms too late`)
     if (fate.status === COMMAND_STATUS.acked) this.#checkAcked(command, fate)
@@ -373,7 +423,10 @@ export class Operators {
   #checkAcked(command: StoredCommand & Target, { commandId, reason, messageId }: CommandFateRow): void {
     const world = this.#world
     const sent = this.#sent.get(commandId)
-    if (sent === undefined) return world.violated('acked means done', `${commandId} was never sent`)
+    if (sent === undefined) {
+      world.violated('acked means done', `${commandId} was never sent`)
+      return
+    }
     const isStarted = (sinceMs: number, order?: string) =>
       (this.#startedAt.get(`${command.deviceId}/${command.port}`) ?? []).some(
         (started) => started.atMs >= sinceMs && (order === undefined || started.order === order),
@@ -385,7 +438,8 @@ export class Operators {
       const isDone = command.wireHex === '' ? isStarted(sent.firstMs - REPORT_AGE_MS) : isStarted(0, command.wireHex)
       if (!isDone) world.violated('acked means done', `${commandId}: no charge began on its port`)
     } else if (command.name === 'queryStatus') {
-      if (!this.#statusSentMs.has(command.deviceKey)) world.violated('acked means done', `${commandId}: no status was sent`)
+      if (!this.#statusSentMs.has(command.deviceKey))
+        world.violated('acked means done', `${commandId}: no status was sent`)
     } else {
       const results = this.#results.get(`${command.deviceKey}/${messageId}/${CODES[command.name]}`)
       const isGood = reason === 'already_in_state' || results?.has(command.protocol === 'bkv' ? 1 : 0)
@@ -407,7 +461,8 @@ export class Operators {
       const ids = this.#inFlight.get(sent.deviceKey)
       if (ids?.get(sent.messageId) === commandId) ids.delete(sent.messageId)
     }
-    if (status === COMMAND_STATUS.cancelled && sent !== undefined) world.violated('cancelled means never sent', commandId)
+    if (status === COMMAND_STATUS.cancelled && sent !== undefined)
+      world.violated('cancelled means never sent', commandId)
     if (status === COMMAND_STATUS.expired && sent !== undefined)
       world.violated('expired means never sent', `${commandId} was sent ${sent.count} times`)
     const dueMs = command.expiresMs - this.#wallStartMs + ACK_TIMEOUT_MS
@@ -453,7 +508,15 @@ export class Operators {
   }
 }
 
-const FATES = [undefined, undefined, 'fate.acked', 'fate.dead', 'fate.refused', 'fate.expired', 'fate.cancelled'] as const
+const FATES = [
+  undefined,
+  undefined,
+  'fate.acked',
+  'fate.dead',
+  'fate.refused',
+  'fate.expired',
+  'fate.cancelled',
+] as const
 const CODES: Readonly<Record<string, string>> = { startCharge: '82', locate: '96', setLimits: '85', control: '0015/07' }
 const isStart = ({ name, fields }: StoredCommand) =>
   (name === 'control' && fields['on'] === 1) || (name === 'startCharge' && fields['command'] === 1)

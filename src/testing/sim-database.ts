@@ -6,6 +6,7 @@ import type { Health, SpanOutcome } from '../main/relay.ts'
 import {
   type CommandFateRow,
   commandFateRow,
+  commandLogRow,
   deviceStateRow,
   eventRow,
   portStateRow,
@@ -16,6 +17,7 @@ import {
 } from '../rows/index.ts'
 import { decodeRows, rowBytesAt } from '../rows/row.ts'
 import type { Span } from '../shared/outbox.ts'
+import { ROW_HEADER_BYTES } from '../shared/outbox-layout.ts'
 import type { World } from './sim-world.ts'
 
 type Values = Readonly<Record<string, unknown>>
@@ -65,7 +67,11 @@ export class ModelDatabase {
   readonly #world: World
   readonly #applyFate: (fate: CommandFateRow) => void
 
-  constructor(world: World, truth: ReadonlyMap<string, ReadonlySet<string>>, applyFate: (fate: CommandFateRow) => void) {
+  constructor(
+    world: World,
+    truth: ReadonlyMap<string, ReadonlySet<string>>,
+    applyFate: (fate: CommandFateRow) => void,
+  ) {
     this.#world = world
     this.truth = truth
     this.#applyFate = applyFate
@@ -116,16 +122,24 @@ export class ModelDatabase {
   #commit(bytes: Uint8Array): number[] {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
     const places = new Map<number, { readonly from: number; readonly to: number }[]>()
+    // most rows are log lines, of which only the name counts here
+    const others = new Uint8Array(bytes.length)
+    let othersBytes = 0
     for (let from = 0; from < bytes.length; ) {
       const to = from + rowBytesAt(view, from)
       const kind = view.getUint16(from, true)
-      const list = places.get(kind)
-      if (list === undefined) places.set(kind, [{ from, to }])
-      else list.push({ from, to })
+      if (kind === commandLogRow.kind) this.#keepLogLine(bytes, view, from, to)
+      else {
+        const list = places.get(kind)
+        if (list === undefined) places.set(kind, [{ from, to }])
+        else list.push({ from, to })
+        others.set(bytes.subarray(from, to), othersBytes)
+        othersBytes += to - from
+      }
       from = to
     }
     const rejected: number[] = []
-    for (const { row, count, columns } of decodeRows(bytes, ROW_KINDS)) {
+    for (const { row, count, columns } of decodeRows(others.subarray(0, othersBytes), ROW_KINDS)) {
       const names = Object.keys(row.fields)
       for (let index = 0; index < count; index++) {
         const values: Record<string, unknown> = {}
@@ -166,13 +180,17 @@ export class ModelDatabase {
     return true
   }
 
+  /** Device, epoch and sequence begin a log line. */
+  #keepLogLine(bytes: Uint8Array, view: DataView, from: number, to: number): void {
+    const textAt = from + ROW_HEADER_BYTES + 2
+    const epochAt = textAt + view.getUint16(textAt - 2, true)
+    const deviceId = String.fromCharCode(...bytes.subarray(textAt, epochAt))
+    const values = { deviceId, epoch: view.getFloat64(epochAt, true), seq: view.getFloat64(epochAt + 8, true) }
+    this.#arrive(commandLogRow.kind, values, digestOf(bytes, from, to))
+  }
+
   #keep(kind: number, values: Values, digest: number): void {
-    const name = rowNameOf(kind, values)
-    const known = this.arrived.get(name)
-    // the close of a session and an event may be told again in other words; a row with a sequence may not
-    if (known !== undefined && known !== digest && kind !== sessionRow.kind && kind !== eventRow.kind)
-      this.#world.violated('no row contradicting', `two rows are named ${name}`)
-    this.arrived.set(name, digest)
+    this.#arrive(kind, values, digest)
     const epoch = values['epoch'] as number
     const seq = values['seq'] as number
     if (kind === deviceStateRow.kind) this.#upsert(this.devices, String(values['deviceId']), { epoch, seq, state: '' })
@@ -182,6 +200,15 @@ export class ModelDatabase {
         seq,
         state: String(values['state']),
       })
+  }
+
+  #arrive(kind: number, values: Values, digest: number): void {
+    const name = rowNameOf(kind, values)
+    const known = this.arrived.get(name)
+    // the close of a session and an event may be told again in other words; a row with a sequence may not
+    if (known !== undefined && known !== digest && kind !== sessionRow.kind && kind !== eventRow.kind)
+      this.#world.violated('no row contradicting', `two rows are named ${name}`)
+    this.arrived.set(name, digest)
   }
 
   /** The writers' fence: an older (epoch, seq) changes nothing. */

@@ -10,7 +10,7 @@ import type { CommandStore } from '../main/command-store.ts'
 import type { Log } from '../main/log.ts'
 import { LaneRelay, type SpanOutcome } from '../main/relay.ts'
 import { PROTOCOLS } from '../protocols/index.ts'
-import { commandFateRow, commandLogRow, type CommandFateRow, settlementRow } from '../rows/index.ts'
+import { type CommandFateRow, commandFateRow, commandLogRow, settlementRow } from '../rows/index.ts'
 import { commandMail } from '../rows/mail.ts'
 import { encodeRow, type Field, LANES, type Lane, type RowKind, type RowOf, readRows } from '../rows/row.ts'
 import { COMMAND_STATUS } from '../session/command-lane.ts'
@@ -29,7 +29,7 @@ import type { Mutant, World } from './sim-world.ts'
 export const WALL_MS = Date.UTC(2026, 10, 21, 8)
 const IDENTIFY_TIMEOUT_MS = 15_000
 const TICK_MS = 200
-export const IDLE_TIMEOUT_MS = 60_000
+export const IDLE_TIMEOUT_MS = 45_000
 
 export const SPACING_MS = 500
 export const ACK_TIMEOUT_MS = 15_000
@@ -51,6 +51,8 @@ export interface Watch {
   commands(line: Line, frame: Uint8Array, commandId: string): void
   /** A session thread writes down what became of a command. */
   decides(fate: CommandFateRow): void
+  /** The row of a fate is where the death of the thread does not reach it. */
+  decided(commandId: string): void
   /** A session thread has heard a settlement and wants it stored. */
   heardSettlement(deviceId: string, port: number, orderKey: string): void
   closes(line: Line, reason: CloseReason): void
@@ -476,28 +478,30 @@ export class Gateway implements ServerEnd {
     this.watch.troubleBegan()
     // main hears of it at once, unless it is busy, and behind everything that the thread told
     const isBusy = random.chance(0.3)
-    time.after(isBusy ? random.between(40, 2_500) : random.between(1, 40), () => thread.afterMessages(() => {
-      if (!this.isAlive) return this.watch.troubleOver()
-      this.threads[shard] = undefined
-      this.#toAcceptor.post(() => {
-        this.#doors[shard] = undefined
-      })
-      this.directory.clearShard(shard)
-      // its word that there are rows may have died with it, and the flag says that main was told
-      for (const lane of LANES) this.lanes[shard]!.relay[lane].pump()
-      const { ledger } = this.lanes[shard]!.consumer
-      const { written } = ledger
-      this.desk.shardLost(shard, () => world.mutant === 'deskTrustsTheDead' || ledger.released >= written)
-      time.after(random.between(100, 3_000), () => {
-        this.watch.troubleOver()
-        if (!this.isAlive) return
-        const replacement = new SessionThread(this, shard)
-        this.threads[shard] = replacement
+    time.after(isBusy ? random.between(40, 2_500) : random.between(1, 40), () =>
+      thread.afterMessages(() => {
+        if (!this.isAlive) return this.watch.troubleOver()
+        this.threads[shard] = undefined
         this.#toAcceptor.post(() => {
-          this.#doors[shard] = replacement
+          this.#doors[shard] = undefined
         })
-      })
-    }))
+        this.directory.clearShard(shard)
+        // its word that there are rows may have died with it, and the flag says that main was told
+        for (const lane of LANES) this.lanes[shard]!.relay[lane].pump()
+        const { ledger } = this.lanes[shard]!.consumer
+        const { written } = ledger
+        this.desk.shardLost(shard, () => world.mutant === 'deskTrustsTheDead' || ledger.released >= written)
+        time.after(random.between(100, 3_000), () => {
+          this.watch.troubleOver()
+          if (!this.isAlive) return
+          const replacement = new SessionThread(this, shard)
+          this.threads[shard] = replacement
+          this.#toAcceptor.post(() => {
+            this.#doors[shard] = replacement
+          })
+        })
+      }),
+    )
   }
 
   /** Everything in memory is gone. */
@@ -542,6 +546,7 @@ class SessionThread implements Effects, ServerEnd {
   commandsPending = 0
   /** Commands sent and without a fate, by id. */
   readonly #flying = new Set<string>()
+  #decided: string[] = []
   #moved: { readonly commandId: string; readonly status: number }[] = []
   /** Which command the next frame carries: the lane logs it, then sends it. */
   #sending = ''
@@ -695,13 +700,15 @@ class SessionThread implements Effects, ServerEnd {
         mailbox.release(span.toPosition, span.rows)
         for (const mail of readRows(bytes, commandMail)) {
           const { deviceKey, lastMessageId, fields, messageId, attempts, expiresMs, ...rest } = mail
+          const leftMs = expiresMs - this.#now().wallMs
+          const isForgotten = mutant === 'startRepeatedBlindly' && mail.name === 'control' && leftMs > 8_000
           this.shard.commandArrived(
             deviceKey,
             {
               ...rest,
               fields: JSON.parse(fields) as Fields,
               messageId: mutant === 'newIdOnResend' ? undefined : (messageId ?? undefined),
-              attempts: mutant === 'startRepeatedBlindly' ? 0 : attempts,
+              attempts: isForgotten ? 0 : attempts,
               expiresMs: mutant === 'sendAfterExpiry' ? expiresMs + 30_000 : expiresMs,
             },
             lastMessageId ?? undefined,
@@ -775,6 +782,7 @@ class SessionThread implements Effects, ServerEnd {
   #flush(): void {
     for (const row of this.#unpublished) this.#lanes.inRing.push(row)
     this.#unpublished = []
+    for (const commandId of this.#decided.splice(0)) this.#gateway.watch.decided(commandId)
     const moved = this.#moved
     this.#moved = []
     if (moved.length > 0)
@@ -840,6 +848,8 @@ class SessionThread implements Effects, ServerEnd {
       this.counts.rowRefused(row.lane)
       return ROW_REFUSED
     }
+    if (row.kind === commandFateRow.kind && Number(values['status']) >= COMMAND_STATUS.acked)
+      this.#decided.push(String(values['commandId']))
     if (position - before !== bytes.length) this.#world.covered('ring.wrapped')
     if (before < 2 ** 32 && position >= 2 ** 32) this.#world.covered('position.wrapped')
     if (row.lane === 'history') this.#unpublished.push({ position, name: rowNameOf(row.kind, values) })
@@ -877,9 +887,13 @@ class SessionThread implements Effects, ServerEnd {
   }
 
   returnCommand(_deviceKey: number, command: ReturnedCommand): void {
-    this.#world.trace(() => `command ${command.commandId} comes back, ${command.attempts} sent, id ${command.messageId}`)
+    this.#world.trace(
+      () => `command ${command.commandId} comes back, ${command.attempts} sent, id ${command.messageId}`,
+    )
     this.#world.covered('command.returned')
-    this.#world.covered(this.#flying.delete(command.commandId) ? 'command.returned_in_flight' : 'command.returned_unsent')
+    this.#world.covered(
+      this.#flying.delete(command.commandId) ? 'command.returned_in_flight' : 'command.returned_unsent',
+    )
     if (this.#world.mutant === 'forgetReturned') return
     this.#toMain.post(() => this.#gateway.isAlive && this.#gateway.desk.returned(command))
   }

@@ -69,6 +69,7 @@ export async function startSocketThreads(
       gate: gateMemory,
       counters,
       countersThread: 2 + shard,
+      profiles: [],
       outboundBytesMax: 65_536,
       record: 'off',
       recordDirectory: '/nonexistent',

@@ -1,7 +1,7 @@
 /** What the acceptor thread does with connections, whichever way they are moved. */
 import type { MessagePort } from 'node:worker_threads'
-import type { Gate } from '../../src/shared/gate.ts'
 import type { Log } from '../../src/main/log.ts'
+import type { Gate } from '../../src/shared/gate.ts'
 import type { AcceptorOptions } from './messages.ts'
 
 /** Why a connection got no session. */

@@ -7,7 +7,12 @@ import type { Protocol, Recognition } from '../../src/codec/protocol.ts'
 export type Identity =
   | { readonly kind: 'needMore' }
   | { readonly kind: 'foreign' }
-  | { readonly kind: 'known'; readonly protocol: Protocol; readonly routingKey: string; readonly by: 'iccid' | 'deviceId' }
+  | {
+      readonly kind: 'known'
+      readonly protocol: Protocol
+      readonly routingKey: string
+      readonly by: 'iccid' | 'deviceId'
+    }
 
 const NEED_MORE: Identity = { kind: 'needMore' }
 const FOREIGN: Identity = { kind: 'foreign' }

@@ -52,7 +52,8 @@ const parts: AcceptorParts = {
     })
   },
 }
-const acceptor: Acceptor = options.epoll === undefined ? new NetAcceptor(parts) : new EpollAcceptor(parts, options.epoll)
+const acceptor: Acceptor =
+  options.epoll === undefined ? new NetAcceptor(parts) : new EpollAcceptor(parts, options.epoll)
 
 const sweep = setInterval(() => acceptor.sweep(performance.now()), 100)
 const second = setInterval(() => {

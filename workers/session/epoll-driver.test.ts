@@ -9,7 +9,7 @@ import { fstatSync, readdirSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { describe, it } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { allocateSockets, type Arrival, Sockets } from '../../src/shared/sockets.ts'
+import { type Arrival, allocateSockets, Sockets } from '../../src/shared/sockets.ts'
 import { SOCKET_STATE } from '../../src/shared/sockets-layout.ts'
 import {
   accept,
@@ -89,7 +89,13 @@ describe('epoll driver and acceptor', { skip: !isEpoll }, () => {
           closed: (_connection, reason) => told.push(reason),
           batchEnd: () => {},
         },
-        { outboundBytesMax: 1_024, seat, shard: 3, waitMsMax: 1, arrived: (_connection, arrival) => told.push(arrival) },
+        {
+          outboundBytesMax: 1_024,
+          seat,
+          shard: 3,
+          waitMsMax: 1,
+          arrived: (_connection, arrival) => told.push(arrival),
+        },
       )
       await until(() => told.length === 2, 'arrival and bytes')
       const remoteAddress = `${host}:${mine.peer.localPort}`
@@ -131,7 +137,7 @@ describe('epoll driver and acceptor', { skip: !isEpoll }, () => {
         writable: () => {},
         closed: (connection) => ended.push(connection),
         batchEnd: () => {
-          if (told.length > 0) isHeldAtBatchEnd = isOpen(told[0] === one.descriptor ? two.descriptor : one.descriptor)
+          if (told.length > 0) isHeldAtBatchEnd ??= isOpen(told[0] === one.descriptor ? two.descriptor : one.descriptor)
         },
       },
       { outboundBytesMax: 1_024, seat, waitMsMax: 1 },

@@ -8,6 +8,9 @@
  * What io-design 8 asks, and where it is: generation in the event data (`#event`), descriptors closed at the end of the
  * batch only (`#endBatch`), nothing decided on errno (`#read`, `#write`), no reading while output waits (`#interest`).
  */
+
+import { type Arrival, allocateSockets, Sockets } from '../../src/shared/sockets.ts'
+import { SOCKET_STATE } from '../../src/shared/sockets-layout.ts'
 import {
   addressOf,
   closeDescriptor,
@@ -25,8 +28,6 @@ import {
   transmit,
   watch,
 } from '../libc.ts'
-import { allocateSockets, type Arrival, Sockets } from '../../src/shared/sockets.ts'
-import { SOCKET_STATE } from '../../src/shared/sockets-layout.ts'
 import type { ConnectionId, SocketDriver, SocketDriverOptions, SocketEvents } from './socket-driver.ts'
 
 const WAIT_MS_MAX = 10
@@ -399,7 +400,8 @@ class EpollDriver implements SocketDriver {
     if (!(descriptor >= 0 && descriptor < this.#flags.length)) throw new RangeError(`descriptor ${descriptor}`)
     if (!setDeviceOptions(descriptor)) throw new Error(`descriptor ${descriptor} is no TCP socket`)
     const generation = this.#sockets.begin(descriptor)
-    if (!watch(this.#set, descriptor, generation, EPOLLIN)) throw new Error(`descriptor ${descriptor} cannot be watched`)
+    if (!watch(this.#set, descriptor, generation, EPOLLIN))
+      throw new Error(`descriptor ${descriptor} cannot be watched`)
     this.#admit(descriptor, generation)
     return descriptor
   }

@@ -139,7 +139,7 @@ test('a settlement repeated with another timestamp and message id changes nothin
   assert.deepEqual(repeat.settlements, { stored: 0, repeated: 1, conflicting: 0 })
   assert.deepEqual(await dump(), state)
 
-  const other = settlement({ energyRaw: 9999, energyWh: 999.9, frame: Uint8Array.of(6, 6) })
+  const other = settlement({ energyRaw: 9999, energyWh: 99_990, frame: Uint8Array.of(6, 6) })
   assert.deepEqual((await insert(other)).settlements, { stored: 0, repeated: 0, conflicting: 1 })
   assert.deepEqual((await insert(other)).settlements, { stored: 0, repeated: 0, conflicting: 1 })
   const { quarantine, ...rest } = await dump()
@@ -196,7 +196,7 @@ test('an order of ours goes pending, charging, settled, keeps its number and ten
   order = await orderOf('OURS')
   assert.deepEqual(
     [order['state'], order['version'], order['energy_wh'], order['max_power_w'], order['mode'], order['end_reason']],
-    ['settled', 4, 450.5, 250, 'time', 'full'],
+    ['settled', 4, 450, 250, 'time', 'full'],
   )
   assert.equal(at(order['ended_at']), at(order['started_at']) + 3_600_000)
   // Late words of the other lane: the sample is kept, the order stays.
@@ -226,14 +226,22 @@ test('the settlement of an order that was settled by estimate replaces the estim
     update orders set state = 'settled', estimated = true, energy_wh = 1, amount_fen = 5, settled_at = now()`
   await insert(settlement({ deviceAmountFen: 77 }))
   const order = await orderOf('N1')
-  assert.deepEqual([order['estimated'], order['energy_wh'], order['amount_fen']], [false, 450.5, 77])
+  assert.deepEqual([order['estimated'], order['energy_wh'], order['amount_fen']], [false, 450, 77])
 })
 
 test('progress of one order merges within a span: newest wins, peaks are kept, silence is not zero', async () => {
   const rows = [
     progress({ seq: 1, atMs: AT_MS + 2_000, durationS: 602, energyWh: null, powerW: 90, maxPowerW: null }),
-    progress({ seq: 2, atMs: AT_MS + 1_000, durationS: 601, energyWh: 120, powerW: 300, maxPowerW: null }),
-    progress({ seq: 3, atMs: AT_MS, durationS: 600, energyWh: 110, powerW: 100, maxPowerW: null }),
+    progress({
+      seq: 2,
+      atMs: AT_MS + 1_000,
+      durationS: 601,
+      energyWh: 120,
+      energyRaw: 12,
+      powerW: 300,
+      maxPowerW: null,
+    }),
+    progress({ seq: 3, atMs: AT_MS, durationS: 600, energyWh: 110, energyRaw: 11, powerW: 100, maxPowerW: null }),
   ]
   const result = await insert(...rows)
   assert.deepEqual(result.tables['port_samples'], { inserted: 3, repeated: 0, fenced: 0 })

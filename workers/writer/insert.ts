@@ -8,6 +8,7 @@
 import { createHash } from 'node:crypto'
 import { eventIdOf } from '../../src/events/event-id.ts'
 import { databaseErrorCode, type Sql, type TransactionSql } from '../../src/main/database/connect.ts'
+import { energyWhPerRaw } from '../../src/protocols/index.ts'
 import {
   commandFateRow,
   commandLogRow,
@@ -225,6 +226,8 @@ interface Known {
   readonly epoch: number
   readonly seq: number
   readonly tenantId: string
+  /** What people chose; null: nothing. */
+  readonly modelProfile: string | null
 }
 /** What a step did to the rows it was given. */
 interface Step {
@@ -250,6 +253,8 @@ async function insertGroups(tx: TransactionSql, groups: readonly RowColumns[]): 
   const ids = new Set(protocols.keys())
   for (const rows of [span.ports, span.fates]) for (const { deviceId } of rows) ids.add(deviceId)
   const known = await lockDevices(tx, protocols, ids)
+  const progress = columnsOf(groups, progressRow)
+  convertEnergy(span.settlements, span.progress, progress, known)
   const tenants = new Map([...known].map(([deviceId, { tenantId }]) => [deviceId, tenantId]))
 
   const settlements = { stored: 0, repeated: 0, conflicting: 0 }
@@ -261,7 +266,7 @@ async function insertGroups(tx: TransactionSql, groups: readonly RowColumns[]): 
     upsertSockets(tx, span.ports, known),
     upsertSessions(tx, span.sessions),
     insertOpaque(tx, span.opaque),
-    insertSamples(tx, columnsOf(groups, progressRow)),
+    insertSamples(tx, progress),
     insertCommandLog(tx, columnsOf(groups, commandLogRow)),
   ])
   const { opened, closed } = sessionEvents(span.sessions, known)
@@ -299,6 +304,38 @@ function rowsOf<F extends Record<string, Field>>(groups: readonly RowColumns[], 
   })
 }
 
+// ---- what a raw count of energy is worth ----
+
+/**
+ * Energy by the profile that the table names now, whatever the session knew when the report came: the row may have waited
+ * for the database, or the profile been changed a moment ago. The device's row is locked: no price is made of a factor
+ * that is being replaced. Rows of a span are objects and columns of this call alone, and are changed in place.
+ */
+function convertEnergy(
+  settlements: readonly EnergyRow[],
+  progress: readonly EnergyRow[],
+  samples: RowColumns | undefined,
+  known: ReadonlyMap<string, Known>,
+): void {
+  const factorOf = ({ deviceId, protocol }: EnergyRow) =>
+    energyWhPerRaw(protocol, (known.get(deviceId) ?? UNKNOWN).modelProfile)
+  for (const rows of [settlements, progress])
+    for (const row of rows) {
+      const factor = factorOf(row)
+      // a report without energy stays without
+      if (factor !== undefined && row.energyRaw !== null && row.energyWh !== null) row.energyWh = row.energyRaw * factor
+    }
+  const column = samples?.columns['energyWh'] as (number | null)[] | undefined
+  if (column !== undefined) for (const [index, { energyWh }] of progress.entries()) column[index] = energyWh
+}
+
+interface EnergyRow {
+  readonly deviceId: string
+  readonly protocol: string
+  readonly energyRaw: number | null
+  energyWh: number | null
+}
+
 // ---- devices, ports, sockets, sessions ----
 
 const KNOWN_DEVICES: Columns = { device_id: 'text', protocol: 'text' }
@@ -306,7 +343,7 @@ const ENSURE_DEVICES = `
   insert into devices (device_id, protocol) select device_id, protocol from ${source(KNOWN_DEVICES)}
   order by device_id on conflict (device_id) do nothing`
 const LOCK_DEVICES = `
-  select device_id, epoch, seq, tenant_id from devices where device_id = any($1::text[])
+  select device_id, epoch, seq, tenant_id, model_profile from devices where device_id = any($1::text[])
   order by device_id for no key update`
 
 async function lockDevices(
@@ -319,12 +356,21 @@ async function lockDevices(
   const ensured = { device_id: [...protocols.keys()], protocol: [...protocols.values()] }
   const [, rows] = await all([
     run(tx, ENSURE_DEVICES, parameters(KNOWN_DEVICES, ensured)),
-    run<{ device_id: string; epoch: number; seq: number; tenant_id: string }>(tx, LOCK_DEVICES, list),
+    run<{ device_id: string; epoch: number; seq: number; tenant_id: string; model_profile: string | null }>(
+      tx,
+      LOCK_DEVICES,
+      list,
+    ),
   ])
-  return new Map(rows.map(({ device_id, epoch, seq, tenant_id }) => [device_id, { epoch, seq, tenantId: tenant_id }]))
+  return new Map(
+    rows.map(({ device_id, epoch, seq, tenant_id, model_profile }) => [
+      device_id,
+      { epoch, seq, tenantId: tenant_id, modelProfile: model_profile },
+    ]),
+  )
 }
 
-const UNKNOWN: Known = { epoch: 0, seq: -1, tenantId: 'default' }
+const UNKNOWN: Known = { epoch: 0, seq: -1, tenantId: 'default', modelProfile: null }
 
 const DEVICES = {
   device_id: 'text',

@@ -4,7 +4,8 @@
  * rows are locked because HTTP and the command desk write them too.
  *
  * Events of orders: charging.started once per order, charging.progress per report that moves one, charging.ended exactly
- * once per order, order.corrected when a device's settlement replaces an estimate, order.failed. `order_key` of an event
+ * once per order, order.corrected when a device's settlement replaces an estimate or a wrong energy factor is put right,
+ * order.failed. `order_key` of an event
  * is our order number.
  */
 import { eventIdOf } from '../../src/events/event-id.ts'
@@ -14,7 +15,7 @@ import type { orderStartRow, ProgressRow, SettlementRow } from '../../src/rows/i
 import type { RowOf } from '../../src/rows/row.ts'
 import { REUSED_MARK } from '../../src/session/order-key.ts'
 import { type Columns, parameters, source } from './columns.ts'
-import { costOf, linesOf } from './money.ts'
+import { type Charged, costOf, linesOf } from './money.ts'
 import { all, byText, fieldOf, pick, run } from './statements.ts'
 import { orderOfProgress, orderOfSettlement, type PortSettlement, YEAR_2020_MS } from './which-order.ts'
 
@@ -270,6 +271,8 @@ export class OrderBook {
   readonly #taken = new Set<string>()
   readonly #tariffs = new Map<string, unknown>()
   readonly #newSettlements: { readonly row: SettlementRow; readonly order: Order }[] = []
+  /** Settled orders whose energy was converted anew. */
+  readonly #recomputed: Order[] = []
   /** Orders whose amount was computed here, with the event that says so. */
   readonly #bills: { readonly order: Order; readonly event: DerivedEvent }[] = []
 
@@ -650,26 +653,43 @@ export class OrderBook {
     return true
   }
 
+  /**
+   * Puts right what a wrong energy factor did to a settled order: its energy, its amount by the tariff it was billed with,
+   * and by the difference what its card paid. An amount that the device named stays.
+   *
+   * @param energyWh the raw count of the order's settlement by the right factor
+   * @param why for the event
+   * @returns false: nothing differs, or the order has no settlement by its device
+   */
+  recompute(order: Order, energyWh: number, atMs: number, why: Readonly<Record<string, unknown>>): boolean {
+    if (order.state !== 'settled' || order.isEstimated || order.orderKey === null) return false
+    if (order.energyWh === energyWh) return false
+    const before = figuresOf(order)
+    this.#change(order)
+    order.energyWh = energyWh
+    // never the tariff of today: without one of its own, nobody can say what the order would have cost
+    const cost = costOf(chargedOf(order), order.tariff, null, order.amountFen)
+    order.amountFen = cost.amountFen
+    if (cost.lines !== null) order.amountLines = linesOf(cost.lines)
+    this.#recomputed.push(order)
+    this.counts.corrected++
+    const event = this.#endEvent('order.corrected', order, atMs, order.epoch, [order.version], {
+      corrects: eventIdOf('charging.ended', order.deviceId, order.orderNo),
+      before,
+      ...why,
+    })
+    // a card that paid nothing then pays nothing now
+    if (order.cardFen !== null) this.#bills.push({ order, event })
+    return true
+  }
+
   /** A start that nobody decides any more: failed. @returns false: it is decided already */
   timeOut(order: Order, atMs: number): boolean {
     return this.#move(order, 'timed_out', atMs, order.epoch, 'timed_out')
   }
 
   #bill(order: Order, deviceAmountFen: number | null): void {
-    const { startedMs, durationS, energyWh, maxPowerW, mode, request } = order
-    const cost = costOf(
-      {
-        startedMs: startedMs ?? 0,
-        durationS: durationS ?? 0,
-        energyWh: energyWh ?? 0,
-        maxPowerW: maxPowerW ?? 0,
-        mode,
-        request,
-      },
-      order.tariff,
-      this.#tariffs.get(order.deviceId),
-      deviceAmountFen,
-    )
+    const cost = costOf(chargedOf(order), order.tariff, this.#tariffs.get(order.deviceId), deviceAmountFen)
     order.amountFen = cost.amountFen
     order.amountLines = cost.lines === null ? null : linesOf(cost.lines)
     order.tariff = cost.tariff
@@ -725,7 +745,18 @@ export class OrderBook {
     names: readonly number[],
     more: Record<string, unknown>,
   ): void {
-    const event = this.#tell(eventType, order, atMs, epoch, names, {
+    this.#bills.push({ order, event: this.#endEvent(eventType, order, atMs, epoch, names, more) })
+  }
+
+  #endEvent(
+    eventType: 'charging.ended' | 'order.corrected',
+    order: Order,
+    atMs: number,
+    epoch: number,
+    names: readonly number[],
+    more: Record<string, unknown>,
+  ): DerivedEvent {
+    return this.#tell(eventType, order, atMs, epoch, names, {
       order_no: order.orderNo,
       socket: order.socket,
       port: order.port,
@@ -738,7 +769,6 @@ export class OrderBook {
       version: order.version,
       ...more,
     })
-    this.#bills.push({ order, event })
   }
 
   // ---- writing -------------------------------------------------------------------------------------------------
@@ -753,6 +783,8 @@ export class OrderBook {
       changed.length > 0 && run(this.#tx, UPDATE_ORDERS, parameters(ORDERS, orderValues(changed))),
       fresh.length > 0 && run(this.#tx, INSERT_ORDERS, parameters(ORDERS, orderValues(fresh))),
       this.#insertSettlements(),
+      this.#recomputed.length > 0 &&
+        run(this.#tx, UPDATE_CONVERTED, parameters(CONVERTED, convertedValues(this.#recomputed))),
     ])
   }
 
@@ -864,6 +896,22 @@ const SETTLEMENT_NAMES = Object.keys(SETTLEMENTS).join(', ')
 const INSERT_SETTLEMENTS = `
   insert into settlements (${SETTLEMENT_NAMES}) select ${SETTLEMENT_NAMES} from ${source(SETTLEMENTS)}
   order by i.ordinal`
+/** What follows from a settlement's raw count; what the device said stays. */
+const CONVERTED = { ...KEYS, energy_wh: 'float8', amount_fen: 'int8', lines: 'json' } as const satisfies Columns
+const UPDATE_CONVERTED = `
+  update settlements s set energy_wh = i.energy_wh, amount_fen = i.amount_fen, lines = i.lines
+  from ${source(CONVERTED)}
+  where s.device_id = i.device_id and s.socket = i.socket and s.port = i.port and s.order_key = i.order_key`
+const convertedValues = (orders: readonly Order[]) =>
+  pick(orders, {
+    device_id: (o) => o.deviceId,
+    socket: (o) => o.socket,
+    port: (o) => o.port,
+    order_key: (o) => o.orderKey,
+    energy_wh: (o) => o.energyWh,
+    amount_fen: (o) => o.amountFen,
+    lines: (o) => jsonText(o.amountLines),
+  })
 const settlementKey = (order: Order) => `${placeOf(order)}/${order.orderKey}`
 
 /** `cards.rate_mode`: the month is paid, its charges cost nothing more. */
@@ -908,6 +956,15 @@ function readRow(row: ReadOrder): Record<string, unknown> {
   )
 }
 const orderOf = (row: ReadOrder): Order => ({ ...readRow(row), isNew: false, isChanged: false }) as unknown as Order
+
+const chargedOf = ({ startedMs, durationS, energyWh, maxPowerW, mode, request }: Order): Charged => ({
+  startedMs: startedMs ?? 0,
+  durationS: durationS ?? 0,
+  energyWh: energyWh ?? 0,
+  maxPowerW: maxPowerW ?? 0,
+  mode,
+  request,
+})
 
 function figuresOf(order: Order) {
   return {

@@ -403,10 +403,10 @@ test('the amount: the order’s tariff, else the device’s, else the device’s
   const ours = { orderKey: AP_WIRE, wireHex: AP_WIRE, orderNo: 'ORDER1' }
   await insert(settlement({ ...ours, deviceAmountFen: 5 }))
   const order = await orderOf('ORDER1')
-  assert.equal(order['amount_fen'], 451)
-  assert.deepEqual(order['amount_lines'], [{ what: 'energy', quantity: 451, unit: 'Wh', amount_fen: 451 }])
+  assert.equal(order['amount_fen'], 450)
+  assert.deepEqual(order['amount_lines'], [{ what: 'energy', quantity: 450, unit: 'Wh', amount_fen: 450 }])
   const [stored] = await database.sql`select amount_fen, device_amount_fen, lines from settlements`
-  assert.deepEqual([stored!['amount_fen'], stored!['device_amount_fen']], [451, 5])
+  assert.deepEqual([stored!['amount_fen'], stored!['device_amount_fen']], [450, 5])
   assert.deepEqual(stored!['lines'], order['amount_lines'])
 
   await database.sql`update devices set tariff = ${database.sql.json(PER_HOUR)}`
@@ -442,16 +442,16 @@ test('a card pays its order once, also below zero; a monthly card and a card of 
   await insert(card('7a8d05dd', '1'), card('a1b2c3d4', '2'), card('11223344', '3'))
   const balances = async () =>
     Object.fromEntries((await sql`select card_id, balance_fen from cards`).map((c) => [c['card_id'], c['balance_fen']]))
-  assert.deepEqual(await balances(), { '7a8d05dd': 149, a1b2c3d4: 50, '11223344': 50 })
+  assert.deepEqual(await balances(), { '7a8d05dd': 150, a1b2c3d4: 50, '11223344': 50 })
   const below = await insert(card('7a8d05dd', '4'))
   assert.equal(below.orders.overdrawn, 1)
-  assert.equal((await balances())['7a8d05dd'], -302)
+  assert.equal((await balances())['7a8d05dd'], -300)
   const told = (await dataOf('charging.ended')).map((data) => [data['card_balance_fen'], data['is_overdrawn']])
   assert.deepEqual(told, [
-    [149, false],
+    [150, false],
     [undefined, undefined],
     [undefined, undefined],
-    [-302, true],
+    [-300, true],
   ])
 })
 
@@ -465,10 +465,10 @@ test('a settlement after the estimate corrects it once: figures, card by the dif
   const result = await insert(settlement({ origin: 'card', cardId: '7a8d05dd' }))
   assert.deepEqual([result.orders.corrected, result.orders.settled, result.settlements.stored], [1, 0, 1])
   const order = await orderOf('N1')
-  assert.deepEqual([order['estimated'], order['amount_fen'], order['card_fen'], order['version']], [false, 451, 451, 3])
-  assert.equal((await sql`select balance_fen from cards`)[0]!['balance_fen'], 500 - 351)
+  assert.deepEqual([order['estimated'], order['amount_fen'], order['card_fen'], order['version']], [false, 450, 450, 3])
+  assert.equal((await sql`select balance_fen from cards`)[0]!['balance_fen'], 500 - 350)
   const [corrected] = await dataOf('order.corrected')
-  assert.deepEqual([corrected['before']['amount_fen'], corrected['amount_fen'], corrected['version']], [100, 451, 3])
+  assert.deepEqual([corrected['before']['amount_fen'], corrected['amount_fen'], corrected['version']], [100, 450, 3])
   assert.match(corrected['corrects'], /^[0-9a-f]{32}$/)
 })
 
@@ -491,7 +491,7 @@ test('one charge leaves its events in order, with figures in contract units', as
     started_at: '2026-01-31T11:10:00.000Z',
     ended_at: '2026-01-31T12:10:00.000Z',
     duration_s: 3600,
-    energy_wh: 450.5,
+    energy_wh: 450,
     max_power_w: 250,
     amount_fen: null,
     end_reason: 'full',
@@ -533,7 +533,7 @@ test('two writers with the same cards at other devices, in opposite order: no de
       select (select sum(amount_fen)::int from settlements) as settled, (select sum(amount_fen)::int from orders) as ordered,
         (select sum(100000 - balance_fen)::int from cards) as paid,
         (select count(*)::int from events where event_type = 'charging.ended') as ended`
-    assert.deepEqual({ ...sums }, { settled: 400 * 451, ordered: 400 * 451, paid: 400 * 451, ended: 400 })
+    assert.deepEqual({ ...sums }, { settled: 400 * 450, ordered: 400 * 450, paid: 400 * 450, ended: 400 })
   } finally {
     await Promise.all(writers.map((writer) => writer.end({ timeout: 1 })))
   }

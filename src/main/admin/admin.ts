@@ -117,6 +117,7 @@ export function createAdmin(options: AdminOptions): Admin {
       params: checked('path', route.params, params),
       query: checked('query', route.query, queryOf(request.query)),
       body: route.body === undefined ? undefined : checked('body', route.body, jsonOf(await request.body)),
+      bytes: route.takesBytes === true ? await request.body : NO_BYTES,
       // public routes have no key in their declared context; reading it there is a mistake that must show
       key: key as ApiKey,
       requestId,
@@ -216,6 +217,7 @@ export function createAdmin(options: AdminOptions): Admin {
   }
 }
 
+const NO_BYTES = new Uint8Array(0)
 const JSON_TYPE = ['Content-Type', 'application/json'] as const
 const mayUse = (has: Role, needs: Role) => ROLES.indexOf(has) >= ROLES.indexOf(needs)
 

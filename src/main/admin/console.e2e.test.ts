@@ -18,11 +18,22 @@ import type { DeviceObserver, DeviceWorld } from '../../../loadtest/device.ts'
 import { AP3000_DEFAULTS, DeviceAp3000 } from '../../../loadtest/device-ap3000.ts'
 import { GatewayProcess } from '../../testing/gateway-process.ts'
 
-const CHROMIUM = [process.env['CHROMIUM_PATH'], '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(
-  (path) => path !== undefined && existsSync(path),
-)
+const CHROMIUM = [
+  process.env['CHROMIUM_PATH'],
+  '/usr/bin/chromium',
+  '/usr/bin/chromium-browser',
+  '/usr/bin/google-chrome',
+].find((path) => path !== undefined && existsSync(path))
 const DEVICE_ID = '04ab373b'
 const WIDTHS = [1440, 390] as const
+
+async function freePort(): Promise<number> {
+  const server = net.createServer()
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as net.AddressInfo
+  await new Promise((resolve) => server.close(resolve))
+  return port
+}
 
 /** One simulated pile on a real socket, awake whenever it wants to be. */
 class Pile implements DeviceWorld {
@@ -99,7 +110,9 @@ class Pile implements DeviceWorld {
   }
 }
 
-describe('console in Chromium', { skip: CHROMIUM === undefined ? 'no Chromium found (CHROMIUM_PATH names one)' : false }, () => {
+describe('console in Chromium', {
+  skip: CHROMIUM === undefined ? 'no Chromium found (CHROMIUM_PATH names one)' : false,
+}, () => {
   let gateway: GatewayProcess
   let browser: Browser
   let context: BrowserContext
@@ -110,10 +123,16 @@ describe('console in Chromium', { skip: CHROMIUM === undefined ? 'no Chromium fo
   const screenshots = mkdtempSync(join(tmpdir(), 'pilegate-console-'))
 
   before(async () => {
-    gateway = await GatewayProcess.start({ env: { STATE_FLUSH_MS: '50', COMMAND_SPACING_MS: '50' } })
+    // by number: a port the system chose cannot be taken again while its last connections linger
+    const env = { STATE_FLUSH_MS: '50', COMMAND_SPACING_MS: '50', HTTP_PORT: String(await freePort()) }
+    gateway = await GatewayProcess.start({ env })
     pile = new Pile(gateway.tcpPort)
     browser = await chromium.launch({ executablePath: CHROMIUM!, args: ['--no-sandbox'] })
-    context = await browser.newContext({ viewport: { width: 1440, height: 900 }, locale: 'en-GB', colorScheme: 'light' })
+    context = await browser.newContext({
+      viewport: { width: 1440, height: 900 },
+      locale: 'en-GB',
+      colorScheme: 'light',
+    })
     page = await context.newPage()
     page.setDefaultTimeout(10_000)
     page.on('pageerror', (error) => problems.push(String(error)))
@@ -145,13 +164,19 @@ describe('console in Chromium', { skip: CHROMIUM === undefined ? 'no Chromium fo
 
   test('a wrong key is refused, the right one lets in', async () => {
     const response = await page.goto(`http://127.0.0.1:${gateway.httpPort}/`)
-    assert.match(response!.headers()['content-security-policy']!, /default-src 'none'; script-src 'self'; style-src 'self'/)
+    assert.match(
+      response!.headers()['content-security-policy']!,
+      /default-src 'none'; script-src 'self'; style-src 'self'/,
+    )
     await photograph('sign-in')
     await page.getByLabel('API key').fill('wrong')
     await page.getByRole('button', { name: 'Sign in' }).click()
     await page.getByText('This key is not known here.').waitFor()
     // the browser itself reports the refusal
-    assert.ok(problems.every((text) => text.includes('401')), problems.join('\n'))
+    assert.ok(
+      problems.every((text) => text.includes('401')),
+      problems.join('\n'),
+    )
     problems.length = 0
     await page.getByLabel('API key').fill(gateway.secret)
     await page.getByRole('button', { name: 'Sign in' }).click()
@@ -218,7 +243,10 @@ describe('console in Chromium', { skip: CHROMIUM === undefined ? 'no Chromium fo
     await photograph('command-dialog')
     await dialog.getByRole('button', { name: 'Confirm' }).click()
     await dialog.waitFor({ state: 'detached' })
-    await page.locator('tr', { hasText: 'locate' }).locator('.badge', { hasText: /Done|Refused|No answer/ }).waitFor({ timeout: 15_000 })
+    await page
+      .locator('tr', { hasText: 'locate' })
+      .locator('.badge', { hasText: /Done|Refused|No answer/ })
+      .waitFor({ timeout: 15_000 })
   })
 
   test('webhooks and what became of their deliveries', async () => {
@@ -244,7 +272,10 @@ describe('console in Chromium', { skip: CHROMIUM === undefined ? 'no Chromium fo
     await photograph('overview-zh-dark')
     await page.reload()
     await page.getByRole('link', { name: '设备' }).waitFor()
-    assert.equal(await page.evaluate('document.documentElement.lang + document.documentElement.dataset.theme'), 'zh-CNdark')
+    assert.equal(
+      await page.evaluate('document.documentElement.lang + document.documentElement.dataset.theme'),
+      'zh-CNdark',
+    )
     await page.getByRole('link', { name: '设备' }).click()
     await page.getByRole('link', { name: DEVICE_ID }).click()
     await page.locator('#ports').waitFor()
@@ -265,7 +296,10 @@ describe('console in Chromium', { skip: CHROMIUM === undefined ? 'no Chromium fo
     await page.locator('#feed li', { hasText: 'Device online' }).first().waitFor({ timeout: 15_000 })
     await page.locator('#tile-online', { hasText: /^1$/ }).waitFor()
     // what the browser says about a gateway that is away is no fault of the page
-    assert.ok(problems.every((text) => /ERR_CONNECTION|WebSocket connection|503/.test(text)), problems.join('\n'))
+    assert.ok(
+      problems.every((text) => /ERR_CONNECTION|WebSocket connection|503/.test(text)),
+      problems.join('\n'),
+    )
     problems.length = 0
   })
 

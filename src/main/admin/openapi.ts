@@ -125,6 +125,14 @@ function operation(route: Route, answerRef: (schema: z.ZodType) => Json): Json {
             content: { 'application/json': { schema: ref(`${operationId(route)}Body`) } },
           },
         }),
+    ...(route.takesBytes === true
+      ? {
+          requestBody: {
+            required: true,
+            content: { 'application/octet-stream': { schema: { type: 'string', format: 'binary' } } },
+          },
+        }
+      : {}),
     responses,
   }
 }
@@ -132,7 +140,7 @@ function operation(route: Route, answerRef: (schema: z.ZodType) => Json): Json {
 function errorsOf(route: Route): [string, HttpErrorCode[]][] {
   const codes = new Set<HttpErrorCode>(route.errors ?? [])
   if (route.params !== undefined || route.query !== undefined || route.body !== undefined) codes.add('INVALID_ARGUMENT')
-  if (route.body !== undefined) codes.add('PAYLOAD_TOO_LARGE')
+  if (route.body !== undefined || route.takesBytes === true) codes.add('PAYLOAD_TOO_LARGE')
   if (route.role !== 'public')
     for (const code of ['UNAUTHENTICATED', 'FORBIDDEN', 'TOO_MANY_REQUESTS', 'UNAVAILABLE'] as const) codes.add(code)
   codes.add('INTERNAL_ERROR')

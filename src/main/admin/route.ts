@@ -14,6 +14,8 @@ export interface RouteContext<P, Q, B> {
   readonly key: ApiKey
   readonly requestId: string
   readonly remoteAddress: string
+  /** Only on routes that take bytes; empty on others. */
+  readonly bytes: Uint8Array
   /** Only on routes that take one; undefined: the caller sent none. */
   readonly idempotencyKey: string | undefined
   /** Header If-None-Match. */
@@ -41,6 +43,8 @@ export interface RouteDeclaration<P extends z.ZodType, Q extends z.ZodType, B ex
   readonly params?: P
   readonly query?: Q
   readonly body?: B
+  /** The body is bytes and no JSON; `handle` gets them as they came, at most 1 MiB. */
+  readonly takesBytes?: true
   /** JSON; absent: `handle` returns a RawBody of `contentType`. */
   readonly response?: R
   readonly contentType?: string
@@ -68,6 +72,7 @@ export interface Route {
   readonly params?: z.ZodType
   readonly query?: z.ZodType
   readonly body?: z.ZodType
+  readonly takesBytes?: true
   readonly response?: z.ZodType
   readonly contentType?: string
   readonly status?: number

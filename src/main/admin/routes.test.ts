@@ -175,17 +175,39 @@ describe('devices', () => {
     assert.equal(device.protocol, 'ap3000')
     assert.deepEqual(device.presence, { online: false, score: 0, reasons: ['tcp_absent', 'never_seen'] })
     assert.deepEqual(device.tariff, { fen_per_kwh: 120 })
-    const amended = await ask('PUT', path, 'root-secret', { name: null, model_profile: 'three-port' })
+    const amended = await ask('PUT', path, 'root-secret', { name: null, model_profile: 'ap3000-answer-01' })
     assert.equal(amended.status, 200)
     const now = zDevice.parse(await amended.json())
-    assert.deepEqual([now.name, now.site, now.model_profile], [null, 'Yard', 'three-port'])
+    assert.deepEqual([now.name, now.site, now.model_profile], [null, 'Yard', 'ap3000-answer-01'])
     const log = await database.sql`
       select action, actor, details from audit_logs where target = '11223344' order by id`
     assert.deepEqual(
       log.map(({ action, actor }) => `${action} by ${actor}`),
       ['device.registered by root', 'device.amended by root'],
     )
-    assert.deepEqual(log[1]!['details'], { name: null, model_profile: 'three-port' })
+    assert.deepEqual(log[1]!['details'], { name: null, model_profile: 'ap3000-answer-01' })
+  })
+
+  test('a model profile is one of its protocol, or refused with their names; a viewer can list them', async () => {
+    const path = '/devices/11223344'
+    for (const name of ['three-port', 'bkv-energy-10wh', 'AP3000']) {
+      const answer = await ask('PUT', path, 'root-secret', { model_profile: name })
+      assert.equal(answer.status, 400)
+      const { error } = (await answer.json()) as { error: { code: string; details: Record<string, unknown> } }
+      assert.equal(error.code, 'INVALID_ARGUMENT')
+      assert.deepEqual((error.details['model_profiles'] as string[])[0], 'ap3000')
+    }
+    const [row] = await database.sql`select model_profile from devices where device_id = '11223344'`
+    assert.equal(row!['model_profile'], 'ap3000-answer-01')
+    const listed = await ask('GET', '/model-profiles', 'view-secret')
+    assert.equal(listed.status, 200)
+    const { items } = (await listed.json()) as { items: Record<string, unknown>[] }
+    assert.deepEqual(
+      items
+        .filter(({ name }) => name === 'bkv-energy-10wh')
+        .map((item) => [item['protocol'], item['energy_wh_per_raw']]),
+      [['bkv', 10]],
+    )
   })
 
   test('what no device is called is not registered, what is no field is refused', async () => {

@@ -65,6 +65,22 @@ export interface Caller {
   readonly idempotencyKey: string | undefined
 }
 
+export interface JobCommand {
+  readonly deviceId: string
+  readonly tenant: string
+  readonly requestedBy: string
+  readonly kind: 'other' | 'chunk'
+  readonly name: string
+  readonly fields: Fields
+  /** What `GET /commands` shows. */
+  readonly params: Readonly<Record<string, unknown>>
+  readonly priority: number
+  readonly expiresMs: number
+  /** 0 when the command names none. */
+  readonly socket: number
+  readonly port: number
+}
+
 export interface Accepted {
   readonly command_id: string
   /** null: the command is about no order that is known. */
@@ -305,6 +321,46 @@ export class CommandService {
   }
 
   /**
+   * One command of a job: stored together with what the job remembers of it, then given to the desk. No rate limit: a
+   * job has its own bound on how many devices are under way.
+   * @param within in the transaction of the command, behind its row; false: nothing of it is stored
+   * @returns id of the command; undefined: `within` said no
+   * @throws HttpError TOO_MANY_REQUESTS no room for it now; INVALID_ARGUMENT the wire cannot carry it
+   */
+  async storeForJob(
+    command: JobCommand,
+    within: (tx: TransactionSql, commandId: string) => Promise<boolean>,
+  ): Promise<string | undefined> {
+    const { sql, desk } = this.#options
+    const { deviceId, tenant, requestedBy, kind, name, fields, params, priority, expiresMs, socket, port } = command
+    const { deviceNo, protocol } = targetOf(deviceId)
+    const downlink = protocol.downlinkByName.get(name)
+    if (downlink === undefined) throw new Error(`${protocol.name}: no downlink ${name}`)
+    assertEncodes(protocol, downlink, deviceNo, fields)
+    desk.admit(deviceId)
+    const commandId = desk.newCommandId()
+    const stored: StoredCommand = { commandId, deviceId, name, fields, priority, expiresMs, wireHex: '', socket, port }
+    try {
+      await sql.begin(async (tx) => {
+        const json = (value: unknown) => tx.json(value as never)
+        await tx`
+          insert into outbound_queue (command_id, tenant_id, device_id, name, params, kind, wire, priority,
+            requested_by, expires_at)
+          values (${commandId}, ${tenant}, ${deviceId}, ${name}, ${json(withoutSecrets(params))}, ${kind},
+            ${json({ fields, wire_hex: '', socket, port })}, ${priority}, ${requestedBy}, ${new Date(expiresMs)})`
+        if (!(await within(tx, commandId))) throw NOT_WANTED
+      })
+    } catch (error) {
+      if (error === NOT_WANTED) return undefined
+      // an error of the server says that nothing was stored; a lost connection says nothing
+      if (!/^[0-9A-Z]{5}$/.test(databaseErrorCode(error) ?? '')) this.#doubt(stored)
+      throw error
+    }
+    desk.accept(stored)
+    return commandId
+  }
+
+  /**
    * Cancels a command while it is queued.
    * @throws HttpError NOT_FOUND of no or of another tenant; CONFLICT it was sent or has its fate
    */
@@ -472,6 +528,8 @@ export class CommandService {
 }
 
 const UNIQUE_VIOLATION = '23505'
+/** Rolls a transaction back. */
+const NOT_WANTED = new Error('not wanted any more')
 const DOUBT_EVERY_MS = 500
 const DOUBT_LOOKS = 5
 const DOUBT_AFTER_EXPIRY_MS = 600_000

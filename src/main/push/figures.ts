@@ -29,8 +29,10 @@ export type Figures = Readonly<
 
 export function createFigures({ counters, rowsPending, monoNow }: FiguresOptions): () => Figures {
   const reader = new CountersReader(counters)
-  const sum = (name: ThreadCounter | ThreadGauge, isCounted: (labels: Readonly<Record<string, string>>) => boolean = () => true) =>
-    reader.samples(name).reduce((total, { labels, value }) => total + (isCounted(labels) ? value : 0), 0)
+  const sum = (
+    name: ThreadCounter | ThreadGauge,
+    isCounted: (labels: Readonly<Record<string, string>>) => boolean = () => true,
+  ) => reader.samples(name).reduce((total, { labels, value }) => total + (isCounted(labels) ? value : 0), 0)
   let lastMonoMs = Number.NEGATIVE_INFINITY
   let lastFrames = 0
   let lastSettlements = 0

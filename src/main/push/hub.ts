@@ -135,7 +135,11 @@ export class PushHub {
   #tellFigures(): void {
     const listeners = [...this.#subscribers].filter(({ topics }) => topics.has(METRICS_TOPIC))
     if (listeners.length === 0) return
-    const event = { event_type: METRICS_TOPIC, timestamp: Math.floor(Date.now() / 1_000), data: this.#options.figures() }
+    const event = {
+      event_type: METRICS_TOPIC,
+      timestamp: Math.floor(Date.now() / 1_000),
+      data: this.#options.figures(),
+    }
     const frame = Buffer.from(JSON.stringify({ op: 'event', topic: METRICS_TOPIC, cursor: null, event }))
     for (const subscriber of listeners) subscriber.send([frame])
   }
@@ -445,7 +449,10 @@ function operationOf(text: string): Operation {
     throw new HttpError('INVALID_ARGUMENT', `topics: a list of 1 to ${TOPICS_MAX}`)
   for (const topic of topics as unknown[])
     if (typeof topic !== 'string' || !isTopic(topic))
-      throw new HttpError('INVALID_ARGUMENT', `topics: ${JSON.stringify(topic)?.slice(0, 100)} is none of device/<id>, device/*, order/*, alarm/*, metrics`)
+      throw new HttpError(
+        'INVALID_ARGUMENT',
+        `topics: ${JSON.stringify(topic)?.slice(0, 100)} is none of device/<id>, device/*, order/*, alarm/*, metrics`,
+      )
   if (op === 'unsubscribe') return { op, topics: topics as string[] }
   return { op, topics: topics as string[], after: afterOf(after) }
 }

@@ -32,7 +32,8 @@ export const AP3000_PROFILES: readonly Ap3000Profile[] = [
   {
     ...AP3000_V86,
     name: 'ap3000-plain-temperature',
-    summary: 'old firmware: temperatures are plain degC (section 5); that section 10 means these by old is an inference',
+    summary:
+      'old firmware: temperatures are plain degC (section 5); that section 10 means these by old is an inference',
     settings: { ...AP3000_V86.settings, temperatureOffset: 0 },
     chosenFor: [
       { deviceType: '06', firmwareFrom: '2.00', firmwareBefore: '3.00' },

@@ -59,7 +59,8 @@ export const BKV_PROFILES: readonly BkvProfile[] = [
   {
     ...BKV_V17,
     name: 'bkv-metering-bit6',
-    summary: 'bit 6 of the status is the metering fault; after a fault was seen live (bit 5 cannot be: normal ends set it)',
+    summary:
+      'bit 6 of the status is the metering fault; after a fault was seen live (bit 5 cannot be: normal ends set it)',
     settings: { ...BKV_V17.settings, bit6: 'metering_fault' },
   },
   {

@@ -135,7 +135,9 @@ export function settlementOf(fields: Fields, memory: DeviceMemory, extras: Settl
     energyRaw,
     maxPowerW: Math.max(numberOr(fields['powerDw'], 0), settlePowerDw) / 10,
     endReason:
-      stateRaw < 0 || settings.endReasonRule === 'unknown' ? 'unknown' : endReasonOf(stateRaw, settings.presetTimeStatus),
+      stateRaw < 0 || settings.endReasonRule === 'unknown'
+        ? 'unknown'
+        : endReasonOf(stateRaw, settings.presetTimeStatus),
     endReasonRaw: stateRaw < 0 ? null : stateRaw,
     businessNo,
     ...said,

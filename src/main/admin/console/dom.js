@@ -19,7 +19,9 @@ export function h(tag, attributes = {}, ...children) {
 }
 
 export const fill = (element, ...children) => {
-  element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false))
+  element.replaceChildren(
+    ...children.flat().filter((child) => child !== null && child !== undefined && child !== false),
+  )
   return element
 }
 
@@ -52,7 +54,11 @@ export function table(caption, heads, rows, emptyText) {
         'tbody',
         {},
         ...rows.map((cells) =>
-          h('tr', {}, ...cells.map((cell, index) => h('td', { 'data-head': heads[index] }, h('span', {}, cell ?? '–')))),
+          h(
+            'tr',
+            {},
+            ...cells.map((cell, index) => h('td', { 'data-head': heads[index] }, h('span', {}, cell ?? '–'))),
+          ),
         ),
       ),
     ),

@@ -71,7 +71,11 @@ export class Live {
     socket.addEventListener('open', () => {
       this.#tries = 0
       if (this.#topics.length > 0)
-        this.#say({ op: 'subscribe', topics: this.#topics, ...(this.#cursor === undefined ? {} : { after: this.#cursor }) })
+        this.#say({
+          op: 'subscribe',
+          topics: this.#topics,
+          ...(this.#cursor === undefined ? {} : { after: this.#cursor }),
+        })
       this.#onState('live')
       if (isBack && this.#cursor === undefined) this.#onResync()
     })

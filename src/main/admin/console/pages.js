@@ -33,20 +33,46 @@ export function pageFor(path) {
 // ---- pieces --------------------------------------------------------------------------------------------------------
 
 const TONES = {
-  charging: 'good', online: 'good', settled: 'good', acked: 'good', delivered: 'good', active: 'good',
-  fault: 'bad', failed: 'bad', dead: 'bad', refused: 'bad', stopped: 'bad',
-  starting: 'warn', stopping: 'warn', expired: 'warn', queued: 'warn', pending: 'warn', paused: 'warn',
-  sent: 'info', plugged: 'info', full: 'info', float: 'info',
+  charging: 'good',
+  online: 'good',
+  settled: 'good',
+  acked: 'good',
+  delivered: 'good',
+  active: 'good',
+  fault: 'bad',
+  failed: 'bad',
+  dead: 'bad',
+  refused: 'bad',
+  stopped: 'bad',
+  starting: 'warn',
+  stopping: 'warn',
+  expired: 'warn',
+  queued: 'warn',
+  pending: 'warn',
+  paused: 'warn',
+  sent: 'info',
+  plugged: 'info',
+  full: 'info',
+  float: 'info',
 }
-const badge = (group, value) => h(`span.badge${TONES[value] === undefined ? '' : `.${TONES[value]}`}`, {}, word(group, value))
+const badge = (group, value) =>
+  h(`span.badge${TONES[value] === undefined ? '' : `.${TONES[value]}`}`, {}, word(group, value))
 const deviceLink = (id) => h('a.mono', { href: `#/devices/${encodeURIComponent(id)}` }, id)
-const orderLink = (no) => (no === null || no === undefined ? '–' : h('a.mono', { href: `#/orders/${encodeURIComponent(no)}` }, no))
+const orderLink = (no) =>
+  no === null || no === undefined ? '–' : h('a.mono', { href: `#/orders/${encodeURIComponent(no)}` }, no)
 const presenceBadge = ({ online }) => h(online ? 'span.badge.good' : 'span.badge', {}, t(online ? 'online' : 'offline'))
 /** `undefined` leaves a fact out. */
 const facts = (pairs) =>
-  h('dl.facts', {}, ...pairs.filter(([, value]) => value !== undefined).map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value ?? '–'))))
+  h(
+    'dl.facts',
+    {},
+    ...pairs
+      .filter(([, value]) => value !== undefined)
+      .map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value ?? '–'))),
+  )
 const card = (title, ...children) => h('section.card', {}, title === null ? null : h('h2', {}, title), ...children)
-const portName = (port, socket) => (socket > 0 ? `${socket}-${port === 1 ? 'A' : port === 2 ? 'B' : port}` : String(port))
+const portName = (port, socket) =>
+  socket > 0 ? `${socket}-${port === 1 ? 'A' : port === 2 ? 'B' : port}` : String(port)
 
 /** What an event says, in one line. */
 function eventDetails(data = {}) {
@@ -99,7 +125,8 @@ function section(load) {
       const content = await load()
       if (mine === turn) fill(element, content)
     } catch (error) {
-      if (mine === turn) fill(element, h('p.problem', { role: 'alert' }, error.status === 403 ? t('needs_admin') : error.message))
+      if (mine === turn)
+        fill(element, h('p.problem', { role: 'alert' }, error.status === 403 ? t('needs_admin') : error.message))
     }
     if (mine === turn) element.removeAttribute('aria-busy')
   }
@@ -175,7 +202,14 @@ function overviewPage() {
     if (next !== null) fill(values.alarms, `${numberText(items.length)}+`)
     return items.length === 0
       ? h('p.empty', {}, t('no_alarms'))
-      : h('ul.feed', {}, ...items.slice(-20).reverse().map((event) => eventItem(event)))
+      : h(
+          'ul.feed',
+          {},
+          ...items
+            .slice(-20)
+            .reverse()
+            .map((event) => eventItem(event)),
+        )
   })
   const charging = async () => {
     const { items, next_cursor: next } = await get('/api/v1/orders', { state: 'charging', limit: 500 })
@@ -197,14 +231,25 @@ function overviewPage() {
     chart?.destroy()
     const style = getComputedStyle(document.documentElement)
     const color = (name) => style.getPropertyValue(name).trim()
-    const axis = { stroke: color('--soft'), grid: { stroke: color('--line'), width: 1 }, ticks: { stroke: color('--line') } }
+    const axis = {
+      stroke: color('--soft'),
+      grid: { stroke: color('--line'), width: 1 },
+      ticks: { stroke: color('--line') },
+    }
     chart = new uPlot(
       {
         width: Math.max(240, chartBox.clientWidth),
         height: 240,
         series: [
           { label: t('at'), value: (_, atS) => (atS === null ? '–' : clockText(atS)) },
-          { label: t('frames_per_s'), points: { show: false }, stroke: color('--chart'), fill: `${color('--chart')}22`, width: 2, scale: 'frames' },
+          {
+            label: t('frames_per_s'),
+            points: { show: false },
+            stroke: color('--chart'),
+            fill: `${color('--chart')}22`,
+            width: 2,
+            scale: 'frames',
+          },
           { label: t('devices_online'), points: { show: false }, stroke: color('--chart2'), width: 2, scale: 'online' },
         ],
         scales: {
@@ -213,7 +258,11 @@ function overviewPage() {
           frames: { range: (_, __, max) => [0, Math.max(5, (max ?? 0) * 1.1)] },
           online: { range: (_, __, max) => [0, Math.max(5, (max ?? 0) * 1.1)] },
         },
-        axes: [{ ...axis, space: 80, values: (_, splits) => splits.map(clockText) }, { ...axis, scale: 'frames', size: 48 }, { ...axis, scale: 'online', side: 1, size: 48, grid: { show: false } }],
+        axes: [
+          { ...axis, space: 80, values: (_, splits) => splits.map(clockText) },
+          { ...axis, scale: 'frames', size: 48 },
+          { ...axis, scale: 'online', side: 1, size: 48, grid: { show: false } },
+        ],
         cursor: { y: false },
       },
       [samples.at, samples.frames, samples.online],
@@ -331,7 +380,13 @@ function devicesPage() {
       h('h1', {}, t('devices')),
       card(
         null,
-        h('div.filters', { role: 'search' }, field(t('search'), query), field(t('presence'), online), field(t('protocol'), protocol)),
+        h(
+          'div.filters',
+          { role: 'search' },
+          field(t('search'), query),
+          field(t('presence'), online),
+          field(t('protocol'), protocol),
+        ),
       ),
       card(null, list.element, pages.element),
     ],
@@ -389,7 +444,13 @@ function devicePage(id) {
     return table(
       t('commands'),
       heads,
-      items.map((one) => [h('span.mono', {}, one.name), badge('fate', one.state), String(one.attempts), timeText(one.created_at), one.reason ?? '–']),
+      items.map((one) => [
+        h('span.mono', {}, one.name),
+        badge('fate', one.state),
+        String(one.attempts),
+        timeText(one.created_at),
+        one.reason ?? '–',
+      ]),
       t('no_commands'),
     )
   })
@@ -400,7 +461,12 @@ function devicePage(id) {
     else if (await offers('GET', '/api/v1/events')) {
       const from = new Date(Date.now() - 86_400_000).toISOString()
       const events = (await get('/api/v1/events', { device_id: id, from, limit: 500 })).items.slice(-100)
-      items = events.map((one) => ({ at: one.timestamp * 1_000, kind: 'event', what: one.event_type, details: one.data }))
+      items = events.map((one) => ({
+        at: one.timestamp * 1_000,
+        kind: 'event',
+        what: one.event_type,
+        details: one.data,
+      }))
     } else items = []
     if (items.length === 0) return h('p.empty', {}, t('no_events'))
     return h('ul.feed', {}, ...items.toReversed().map(timelineItem))
@@ -435,8 +501,24 @@ function devicePage(id) {
             'div.actions',
             {},
             isCharging
-              ? h('button', { type: 'button', 'aria-label': `${t('stop_charge')}, ${t('port')} ${name}`, onclick: () => askStop(port) }, t('stop'))
-              : h('button.primary', { type: 'button', 'aria-label': `${t('start_charge')}, ${t('port')} ${name}`, onclick: () => askStart(port) }, t('start')),
+              ? h(
+                  'button',
+                  {
+                    type: 'button',
+                    'aria-label': `${t('stop_charge')}, ${t('port')} ${name}`,
+                    onclick: () => askStop(port),
+                  },
+                  t('stop'),
+                )
+              : h(
+                  'button.primary',
+                  {
+                    type: 'button',
+                    'aria-label': `${t('start_charge')}, ${t('port')} ${name}`,
+                    onclick: () => askStart(port),
+                  },
+                  t('start'),
+                ),
           )
         : null,
     )
@@ -451,7 +533,10 @@ function devicePage(id) {
       ...['full', 'time', 'energy'].map((one) => h('option', { value: one }, word('mode', one))),
     )
     const minutes = field(t('duration_min'), h('input', { type: 'number', min: '1', max: '1000', value: '60' }))
-    const energy = field(t('energy_input'), h('input', { type: 'number', min: '10', max: '100000', step: '10', value: '1000' }))
+    const energy = field(
+      t('energy_input'),
+      h('input', { type: 'number', min: '10', max: '100000', step: '10', value: '1000' }),
+    )
     const showQuantity = () => {
       minutes.hidden = mode.value !== 'time'
       energy.hidden = mode.value !== 'energy'
@@ -459,7 +544,12 @@ function devicePage(id) {
     showQuantity()
     return ask({
       title: t('start_charge'),
-      body: [h('p.soft', {}, t('start_question', { port: portName(port.port, port.socket), device: id })), field(t('mode'), mode), minutes, energy],
+      body: [
+        h('p.soft', {}, t('start_question', { port: portName(port.port, port.socket), device: id })),
+        field(t('mode'), mode),
+        minutes,
+        energy,
+      ],
       confirm: t('confirm'),
       cancel: t('cancel'),
       onConfirm: async () => {
@@ -504,12 +594,21 @@ function devicePage(id) {
       fill(hint, chosen?.text ?? '')
       const properties = Object.entries(chosen?.params?.properties ?? {})
       const example = ({ type, minimum }) => (type === 'integer' ? (minimum ?? 0) : type === 'array' ? [] : '')
-      params.value = JSON.stringify(Object.fromEntries(properties.map(([key, schema]) => [key, example(schema)])), null, 2)
+      params.value = JSON.stringify(
+        Object.fromEntries(properties.map(([key, schema]) => [key, example(schema)])),
+        null,
+        2,
+      )
     }
     show()
     await ask({
       title: t('send_command'),
-      body: [h('p.soft', {}, t('command_question', { device: id })), field(t('command'), name), hint, field(t('params'), params)],
+      body: [
+        h('p.soft', {}, t('command_question', { device: id })),
+        field(t('command'), name),
+        hint,
+        field(t('params'), params),
+      ],
       confirm: t('confirm'),
       cancel: t('cancel'),
       onConfirm: async () => {
@@ -526,7 +625,11 @@ function devicePage(id) {
     })
   }
 
-  const commandButton = h('button', { type: 'button', hidden: true, onclick: () => void askCommand() }, t('send_command'))
+  const commandButton = h(
+    'button',
+    { type: 'button', hidden: true, onclick: () => void askCommand() },
+    t('send_command'),
+  )
   const parts = [device, orders, commands, timeline]
   const changed = throttled(() => {
     for (const part of parts) void part.refresh()
@@ -559,12 +662,19 @@ const FATES = ['queued', 'sent', 'acked', 'dead', 'refused', 'expired', 'cancell
 
 function timelineItem({ at, kind, what, details }) {
   if (kind === 'event') return feedItem(at, word('event', what), eventDetails(details), undefined, details.order_no)
-  if (kind === 'order') return feedItem(at, `${t('order')}: ${word('order', what)}`, eventDetails(details), undefined, details.order_no)
+  if (kind === 'order')
+    return feedItem(at, `${t('order')}: ${word('order', what)}`, eventDetails(details), undefined, details.order_no)
   const shown = Object.entries(details).filter(([, value]) => value !== null && typeof value !== 'object')
   if (kind === 'frame') return feedItem(at, `${details.direction === 'uplink' ? '↑' : '↓'} ${what}`, details.note ?? '')
   if (kind === 'command') {
     const fate = FATES[details.status] ?? String(details.status)
-    return feedItem(at, [`${t('command')}: ${what} `, badge('fate', fate)], details.result?.reason ?? '', undefined, details.order_no)
+    return feedItem(
+      at,
+      [`${t('command')}: ${what} `, badge('fate', fate)],
+      details.result?.reason ?? '',
+      undefined,
+      details.order_no,
+    )
   }
   return feedItem(at, `${t('session')}: ${what}`, shown.map(([name, value]) => `${name} ${value}`).join(' · '))
 }
@@ -572,7 +682,15 @@ function timelineItem({ at, kind, what, details }) {
 // ---- orders --------------------------------------------------------------------------------------------------------
 
 function orderTable(items, hasDevice = true) {
-  const heads = [t('order'), t('state'), ...(hasDevice ? [t('device')] : []), t('port'), t('energy'), t('duration'), t('started')]
+  const heads = [
+    t('order'),
+    t('state'),
+    ...(hasDevice ? [t('device')] : []),
+    t('port'),
+    t('energy'),
+    t('duration'),
+    t('started'),
+  ]
   const rows = items.map((order) => [
     orderLink(order.order_no),
     badge('order', order.state),
@@ -663,7 +781,12 @@ function orderPage(no) {
         [t('energy'), unitText(one.energy_wh, 'Wh')],
         [t('max_power'), unitText(one.max_power_w, 'W', 1)],
         [t('amount'), moneyText(one.amount_fen)],
-        [t('end_reason'), one.end_reason === null ? '–' : `${one.end_reason}${one.end_reason_raw === null ? '' : ` (${one.end_reason_raw})`}`],
+        [
+          t('end_reason'),
+          one.end_reason === null
+            ? '–'
+            : `${one.end_reason}${one.end_reason_raw === null ? '' : ` (${one.end_reason_raw})`}`,
+        ],
         [t('business_no'), one.business_no === null ? '–' : String(one.business_no)],
         [t('settled_at'), timeText(one.settled_at)],
         [t('estimated'), t(one.estimated ? 'yes' : 'no')],

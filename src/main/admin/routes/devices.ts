@@ -119,7 +119,11 @@ const zModelProfiles = z.object({
       energy_wh_per_raw: z.number().describe('Wh per raw count of energy in reports'),
       settings: z.record(z.string(), z.unknown()),
       chosen_for: z.array(
-        z.object({ device_type: z.string(), firmware_from: z.string(), firmware_before: z.string().describe('Exclusive') }),
+        z.object({
+          device_type: z.string(),
+          firmware_from: z.string(),
+          firmware_before: z.string().describe('Exclusive'),
+        }),
       ),
     }),
   ),
@@ -293,7 +297,9 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
         const profileName = body.model_profile
         const names = profilesOfDevice(deviceId).map(({ name }) => name)
         if (typeof profileName === 'string' && !names.includes(profileName))
-          throw new HttpError('INVALID_ARGUMENT', `body.model_profile: one of ${names.join(', ')}`, { model_profiles: names })
+          throw new HttpError('INVALID_ARGUMENT', `body.model_profile: one of ${names.join(', ')}`, {
+            model_profiles: names,
+          })
         const mayReachAll = key.tenant === TENANT_DEFAULT && body.tenant !== undefined
         const tenant = body.tenant ?? key.tenant
         const { tenant: _, ...given } = body
