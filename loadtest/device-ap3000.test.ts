@@ -223,7 +223,9 @@ test('every other command is answered as section 8 says', () => {
     [0x8d, '02', '01'],
     [0x96, '05', '00'],
     [0x88, '', '00'],
-    [0xe0, '05000100aabb', '000100'],
+    [0xe0, `05000100${'aa'.repeat(200)}`, '000100'],
+    [0xe0, `05000300${'aa'.repeat(200)}`, '010300'],
+    [0xf8, `05000100${'aa'.repeat(256)}`, '000100'],
     [0xfa, '', '000000'],
     [0x8a, '01000a00', '01'],
     [0x8a, '01090a00', '03'],
@@ -247,6 +249,32 @@ test('every other command is answered as section 8 says', () => {
   stage.device.received(dny(DEVICE_NO, 81, 0x87, hexBytes('')), stage.nowMs)
   stage.run(10_000)
   assert.equal(stage.peers.length, 2, 'a reboot comes back on a new connection')
+})
+
+test('firmware is taken chunk by chunk in order; the first one begins anew', () => {
+  const stage = stageOf({ chunkResendShare: 0.3 })
+  stage.run(1_000)
+  const piece = (chunk: number) => new Uint8Array(200).fill(chunk)
+  const give = (chunk: number): number => {
+    const data = Uint8Array.of(3, 0, chunk, 0, ...piece(chunk))
+    stage.chunks.length = 0
+    stage.device.received(dny(DEVICE_NO, 77, 0xe0, data), stage.nowMs)
+    stage.run(1_000)
+    const [result] = stage.chunks
+    assert.deepEqual([...result!.subarray(13, 15)], [chunk, 0])
+    return result![12]!
+  }
+  const giveUntilTaken = (chunk: number): number => {
+    for (let sends = 1; ; sends++) if (give(chunk) === 0) return sends
+  }
+  giveUntilTaken(1)
+  assert.equal(give(3), 1, 'the second one is missing')
+  giveUntilTaken(2)
+  assert.equal(stage.device.firmware, undefined)
+  let sends = 0
+  for (let round = 0; round < 10; round++) for (const chunk of [1, 2, 3]) sends += giveUntilTaken(chunk)
+  assert.deepEqual(stage.device.firmware, Uint8Array.from([1, 2, 3].flatMap((chunk) => [...piece(chunk)])))
+  assert.ok(sends > 31, `${sends} sends of 30 chunks: some were asked for again`)
 })
 
 test('a host reports itself and its slaves, which register and settle through its connection', () => {

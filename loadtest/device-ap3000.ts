@@ -50,6 +50,8 @@ export interface Ap3000Options {
   readonly replyLoss: number
   /** Probability that an 82 start finds no charger plugged (result 01). */
   readonly unpluggedShare: number
+  /** Probability that a chunk of firmware is asked for again. */
+  readonly chunkResendShare: number
   readonly chaos: Chaos
 }
 
@@ -69,6 +71,7 @@ export const AP3000_DEFAULTS = {
   reconnectMs: 3_000,
   replyLoss: 0,
   unpluggedShare: 0,
+  chunkResendShare: 0,
   chaos: 'none',
 } as const satisfies Partial<Ap3000Options>
 
@@ -137,6 +140,10 @@ interface Pile {
   /** What 83 to 86 wrote; undefined entries read as the factory values. */
   readonly settings: Map<number, Uint8Array>
   readonly eeprom: Map<number, number>
+  /** Chunks so far of the transfer under way. */
+  flash: { readonly command: number; readonly total: number; readonly chunks: Uint8Array[] } | undefined
+  /** The last transfer that came to its end, padding and check chunk included. */
+  firmware: Uint8Array | undefined
   settling: Appointment | undefined
   messageId: number
   registerMessageId: number
@@ -211,6 +218,11 @@ export class DeviceAp3000 implements Device {
   /** Running orders as hex. */
   get runningOrders(): string[] {
     return this.#piles.flatMap((pile) => pile.orders.flatMap((order) => (order ? [hexOf(order.orderNo)] : [])))
+  }
+
+  /** What the unit itself got by E0 to E2, F8, F9 or FA; undefined: no transfer has come to its end. */
+  get firmware(): Uint8Array | undefined {
+    return this.#piles[0]?.firmware
   }
 
   get freePorts(): number {
@@ -791,7 +803,10 @@ export class DeviceAp3000 implements Device {
       case 0xf9:
       case 0xfa:
         if (command === 0xfa && data.length === 0) answer(Uint8Array.of(0, 0, 0))
-        else if (need(4)) answer(Uint8Array.of(0, data[2] as number, data[3] as number))
+        else if (need(command === 0xf8 || command === 0xf9 ? 260 : 204)) {
+          const result = this.#takeChunk(pile, command, data)
+          answer(Uint8Array.of(result, data[2] as number, data[3] as number))
+        }
         return
       case 0xfd:
         if (need(1)) answer(Uint8Array.of(data[0] as number, 0))
@@ -802,6 +817,22 @@ export class DeviceAp3000 implements Device {
       default:
         this.#observer.failed('command.unknown', `${nameOf(command)} ${hexOf(data)}`)
     }
+  }
+
+  /** Section 8, Firmware: 0 next, 1 resend. Chunks come in order, the first one begins anew, the last one may repeat. */
+  #takeChunk(pile: Pile, command: number, data: Uint8Array): number {
+    const total = readU16(data, 0)
+    const chunk = readU16(data, 2)
+    if (chunk === 1 || pile.flash === undefined || pile.flash.command !== command) {
+      pile.flash = { command, total, chunks: [] }
+      if (chunk === 1) pile.firmware = undefined
+    }
+    const { chunks } = pile.flash
+    if (chunk === 0 || chunk > total || chunk > chunks.length + 1) return 1
+    if (this.#random.chance(this.#options.chunkResendShare)) return 1
+    chunks[chunk - 1] = data.slice(4)
+    if (chunk === total) pile.firmware = new Uint8Array(Buffer.concat(chunks))
+    return 0
   }
 
   #startOrStop(
@@ -898,6 +929,8 @@ export class DeviceAp3000 implements Device {
       records: [],
       settings: new Map(),
       eeprom: new Map(),
+      flash: undefined,
+      firmware: undefined,
       settling: undefined,
       messageId: this.#random.below(65_536),
       registerMessageId: -1,

@@ -57,6 +57,7 @@ export const LOG_EVENTS = {
   'writer.poolReplaced': 'the writer pool had lost threads for good and was replaced',
   'writer.lost': 'a writer thread ended under its task; the batch is written again',
   'limit.reached': 'an order reached a limit its device cannot keep; a stop was stored',
+  'limit.unstopped': 'an order reached its limit and its stop could not be stored; tried again in seconds',
   'limit.unchecked': 'limits of running orders could not be looked at; tried again in seconds',
   'swipe.unstarted': 'a good card was swiped, and no charge could be started; says why',
 } as const satisfies Record<string, string>

@@ -93,8 +93,7 @@ export function afterChunk(
   if (input === undefined) return { ...ended(outcomeOf(fate.status), fate.reason), transfer }
   const { transfer: moved, step } = advance(transfer, input)
   if (step.kind === 'finished') return { ...ended('ok', 'transferred'), transfer: moved }
-  if (step.kind === 'failed')
-    return { ...ended(step.isSilence ? 'dead' : 'refused', step.reason), transfer: moved }
+  if (step.kind === 'failed') return { ...ended(step.isSilence ? 'dead' : 'refused', step.reason), transfer: moved }
   if (isCancelled) return { ...ended('cancelled', 'cancelled'), transfer: moved }
   return { kind: 'send', chunk: step.chunk, transfer: moved }
 }

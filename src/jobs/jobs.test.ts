@@ -57,7 +57,10 @@ describe('an image', () => {
     assert.equal(chunk, 4)
     const sum = image.reduce((total, byte) => total + byte, 0)
     assert.deepEqual(decodeCheckChunk(firmwareHex!), { sum, ...check })
-    assert.equal(decodeCheckChunk(chunkFields(FIRMWARE_TARGETS.slave, image, check, 3)['firmwareHex'] as string), undefined)
+    assert.equal(
+      decodeCheckChunk(chunkFields(FIRMWARE_TARGETS.slave, image, check, 3)['firmwareHex'] as string),
+      undefined,
+    )
   })
 
   test('upgrade mode of a host is entered by an empty frame', () => {

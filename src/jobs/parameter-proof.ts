@@ -22,7 +22,11 @@ const READ_BACK: Readonly<Record<string, Readonly<Record<string, ReadBack>>>> = 
 export type Params = Readonly<Record<string, unknown>>
 
 /** @returns undefined: nothing reads what this command writes */
-export function readBackOf(protocol: string, name: string, params: Params): { name: string; params: Params } | undefined {
+export function readBackOf(
+  protocol: string,
+  name: string,
+  params: Params,
+): { name: string; params: Params } | undefined {
   const found = READ_BACK[protocol]?.[name]
   if (found === undefined) return undefined
   return { name: found.name, params: Object.fromEntries(found.needs.map((need) => [need, params[need]])) }

@@ -29,9 +29,7 @@ export interface WaveRules {
 
 export type WaveStep =
   /** @see count 0: wait for those under way */
-  | { readonly kind: 'begin'; readonly count: number }
-  | { readonly kind: 'pause' }
-  | { readonly kind: 'nextWave' }
+  { readonly kind: 'begin'; readonly count: number } | { readonly kind: 'pause' } | { readonly kind: 'nextWave' }
 
 export function stepOfWave({ waiting, running, done, failed }: Wave, rules: WaveRules): WaveStep {
   const { concurrency, pauseAbovePercent } = rules

@@ -3,8 +3,8 @@
  * A lock file names the owner; the lock of a process that is gone, or whose number now belongs to another program, is
  * taken over.
  */
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { GatewayError } from '../errors/errors.ts'
 
 const LOCK_FILE = 'gateway.lock'
@@ -29,6 +29,13 @@ function isAlive(pid: number): boolean {
   }
 }
 
+/** One level at a time: mkdir's own recursion never ends where nothing can be made (`/proc/x`). */
+function makeDirectory(path: string): void {
+  if (existsSync(path)) return
+  makeDirectory(dirname(path))
+  mkdirSync(path, { mode: 0o755 })
+}
+
 /**
  * Makes DATA_DIR and takes it.
  * @returns gives it back
@@ -38,7 +45,7 @@ export function takeDataDir(dataDir: string): () => void {
   const path = join(dataDir, LOCK_FILE)
   const mine = `${process.pid} ${startOf(process.pid)}\n`
   try {
-    mkdirSync(dataDir, { recursive: true, mode: 0o755 })
+    makeDirectory(dataDir)
     for (;;) {
       try {
         writeFileSync(path, mine, { flag: 'wx' })

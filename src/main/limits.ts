@@ -20,6 +20,7 @@ export interface LimitsOptions {
 
 interface LimitedOrder {
   readonly order_no: string
+  /** Of the device as it is now: an order may be older than its move to another tenant. */
   readonly tenant_id: string
   readonly device_id: string
   readonly socket: number
@@ -53,38 +54,21 @@ export class Limits {
   async look(): Promise<string[]> {
     if (this.#isLooking) return []
     this.#isLooking = true
-    const { sql, log, commands } = this.#options
+    const { sql, log } = this.#options
     const stopped: string[] = []
     try {
       const orders = await sql<LimitedOrder[]>`
-        select order_no, tenant_id, device_id, socket, port, request, tariff, started_at, duration_s, energy_wh, max_power_w
-        from orders
-        where state = 'charging' and started_at is not null and jsonb_typeof(request->'gateway_limits') = 'object'`
+        select o.order_no, d.tenant_id, o.device_id, o.socket, o.port, o.request, o.tariff, o.started_at, o.duration_s,
+          o.energy_wh, o.max_power_w
+        from orders o join devices d using (device_id)
+        where o.state = 'charging' and o.started_at is not null and jsonb_typeof(o.request->'gateway_limits') = 'object'`
       for (const order of orders) {
-        const { duration_s: durationS, amount_fen: amountFen } = order.request.gateway_limits
-        const tariff = order.tariff === null ? undefined : parseTariff(order.tariff)
-        const limits = {
-          ...(durationS !== null && { durationS }),
-          ...(amountFen !== null && { amountFen }),
+        try {
+          if (await this.#stopIfReached(order)) stopped.push(order.order_no)
+        } catch (error) {
+          // one that cannot be stopped must not keep the others running
+          log.warn({ event: 'limit.unstopped', orderNo: order.order_no, err: error, msg: 'a reached limit could not stop its order' })
         }
-        const usage = {
-          startedMs: order.started_at.getTime(),
-          durationS: order.duration_s ?? 0,
-          energyWh: order.energy_wh ?? 0,
-          maxPowerW: order.max_power_w ?? 0,
-        }
-        const reached = limitReached(limits, usage, tariff === undefined || isTariffProblem(tariff) ? undefined : tariff)
-        if (reached === null) continue
-        const key: ApiKey = { id: 'limits', secret: '', role: 'operator', tenant: order.tenant_id, isHmacOnly: true }
-        // one stop per order and report: a refused or lost one is tried again when the next report still says so
-        const idempotencyKey = `limit-${order.order_no}-${usage.durationS}`
-        await commands.stop({ key, requestId: idempotencyKey, remoteAddress: 'gateway', idempotencyKey }, order.device_id, {
-          port: order.port,
-          socket: order.socket,
-          order_no: order.order_no,
-        })
-        stopped.push(order.order_no)
-        log.info({ event: 'limit.reached', orderNo: order.order_no, limit: reached, msg: 'a limit is reached, stopping' })
       }
     } catch (error) {
       log.warn({ event: 'limit.unchecked', err: error, msg: 'limits of running orders could not be looked at' })
@@ -92,5 +76,30 @@ export class Limits {
       this.#isLooking = false
     }
     return stopped
+  }
+
+  async #stopIfReached(order: LimitedOrder): Promise<boolean> {
+    const { log, commands } = this.#options
+    const { duration_s: durationS, amount_fen: amountFen } = order.request.gateway_limits
+    const tariff = order.tariff === null ? undefined : parseTariff(order.tariff)
+    const limits = { ...(durationS !== null && { durationS }), ...(amountFen !== null && { amountFen }) }
+    const usage = {
+      startedMs: order.started_at.getTime(),
+      durationS: order.duration_s ?? 0,
+      energyWh: order.energy_wh ?? 0,
+      maxPowerW: order.max_power_w ?? 0,
+    }
+    const reached = limitReached(limits, usage, tariff === undefined || isTariffProblem(tariff) ? undefined : tariff)
+    if (reached === null) return false
+    const key: ApiKey = { id: 'limits', secret: '', role: 'operator', tenant: order.tenant_id, isHmacOnly: true }
+    // one stop per order and report: a refused or lost one is tried again when the next report still says so
+    const idempotencyKey = `limit-${order.order_no}-${usage.durationS}`
+    await commands.stop({ key, requestId: idempotencyKey, remoteAddress: 'gateway', idempotencyKey }, order.device_id, {
+      port: order.port,
+      socket: order.socket,
+      order_no: order.order_no,
+    })
+    log.info({ event: 'limit.reached', orderNo: order.order_no, limit: reached, msg: 'a limit is reached, stopping' })
+    return true
   }
 }

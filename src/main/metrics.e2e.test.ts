@@ -8,8 +8,10 @@
  */
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { WebSocket } from 'ws'
 import { METRIC_PREFIX, METRICS } from '../metrics/catalogue.ts'
 import { TEST_SETTINGS } from '../testing/database.ts'
 import { closeClients, DeviceClient, dny, le, settlementData } from '../testing/device-client.ts'
@@ -36,6 +38,28 @@ const PILE_ID = '04600001'
 const heartbeat = (physId: number, messageId: number) => dny(physId, messageId, 0x21, `${le(2_200, 2)}0200000000`)
 const orderHexOf = (name: string) => Buffer.from(name.padEnd(16, '-')).toString('hex')
 
+/** A WebSocket that does not read, and more events than the kernel takes for it. */
+async function cutSubscriber(started: GatewayProcess): Promise<void> {
+  const socket = new WebSocket(`ws://127.0.0.1:${started.httpPort}/ws`, {
+    headers: { authorization: `Bearer ${started.secret}` },
+  })
+  await once(socket, 'open')
+  socket.send('{"op":"subscribe","topics":["device/*"]}')
+  await once(socket, 'message')
+  socket.pause()
+  await started.sql`
+    insert into events (event_id, event_type, tenant_id, device_id, epoch, at, data)
+    select 'much' || n, 'device.alarm', 'default', '00000000', 1, now(), jsonb_build_object('pad', repeat('x', 50000))
+    from generate_series(1, 160) n`
+  // it is off the books at once, whatever it has not read yet
+  await eventually(
+    'the subscriber is cut',
+    () => started.metrics(),
+    (samples) => samples.get('pilegate_ws_subscribers') === 0,
+  )
+  socket.terminate()
+}
+
 test('every exported series moves', async (context) => {
   const silent = { info: () => {}, warn: () => {}, error: () => {} }
   const open = () => startEmbeddedPostgres({ dataDir: directory, log: silent, settings: TEST_SETTINGS })
@@ -58,6 +82,7 @@ test('every exported series moves', async (context) => {
       COMMAND_SPACING_MS: '50',
       IDENTIFY_TIMEOUT_MS: '300',
       OUTBOUND_BYTES_MAX: '4096',
+      WS_BACKPRESSURE_BYTES_MAX: '16384',
       OUTBOX_BYTES: '65536',
       STATE_FLUSH_MS: '50',
       WEBHOOK_ALLOW_PRIVATE: 'true',
@@ -132,6 +157,7 @@ test('every exported series moves', async (context) => {
     () => started.ask('GET', '/readyz', { secret: null }),
     ({ status }) => status === 200,
   )
+  await cutSubscriber(started)
   await eventually('the spool is empty', read, (samples) => samples.get('pilegate_spool_bytes') === 0, 10_000)
   await started.get('/api/v1/devices')
   isReading = false

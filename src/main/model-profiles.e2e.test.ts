@@ -46,13 +46,11 @@ async function orders(count: number): Promise<unknown[]> {
 }
 
 async function recompute(...args: string[]): Promise<string> {
-  const startedMonoMs = performance.now(); setImmediate(()=>{})
   const { stdout } = await promisify(execFile)('npm', ['run', '--silent', 'recompute', '--', ...args], {
     cwd: REPOSITORY,
     env: { ...process.env, DATA_DIR: gateway.dataDir, DATABASE_URL: '' },
     timeout: 30_000,
   })
-  console.error('TOOK', performance.now() - startedMonoMs)
   return stdout
 }
 

@@ -463,3 +463,69 @@ test('random histories: one fate each, in time, spacing kept, nothing late', () 
     { numRuns: 1_000 },
   )
 })
+
+describe('a device that asks for its upgrade from the beginning', () => {
+  const chunk = (number: number): Fields => ({ chunksTotal: 9, chunk: number, firmwareHex: '00'.repeat(200) })
+  const request = (bench: Bench) => bench.lane.upgradeRequested(at(bench.monoMs))
+  const fateOf = (bench: Bench, id: string) => {
+    const fate = bench.fates.get(id)
+    return fate === undefined ? undefined : [fate.status, fate.reason]
+  }
+  const DROPPED = [COMMAND_STATUS.dead, 'upgrade_requested']
+
+  test('drops a later chunk, on its way or waiting, and every one until the first went out', () => {
+    const bench = new Bench(ap3000)
+    bench.put('flying', ap3000, 'firmwareSlave', chunk(5))
+    bench.put('waiting', ap3000, 'firmwareSlave', chunk(6))
+    request(bench)
+    assert.deepEqual([fateOf(bench, 'flying'), fateOf(bench, 'waiting')], [DROPPED, DROPPED])
+    bench.put('overtaken', ap3000, 'firmwareSlave', chunk(6))
+    assert.deepEqual(fateOf(bench, 'overtaken'), DROPPED)
+    bench.runTo(1_000)
+    bench.put('first', ap3000, 'firmwareSlave', chunk(1))
+    const { messageId } = bench.sends.at(-1)!
+    assert.equal(bench.result('firmwareSlave', messageId, true, { chunk: 1 }), true)
+    bench.put('second', ap3000, 'firmwareSlave', chunk(2))
+    bench.runTo(2_000)
+    assert.deepEqual(
+      bench.sends.map(({ commandId }) => commandId),
+      ['flying', 'first', 'second'],
+    )
+    assert.equal(fateOf(bench, 'second'), undefined)
+  })
+
+  test('keeps the first chunk that it has not answered, and takes a trigger for done', () => {
+    const bench = new Bench(ap3000)
+    bench.put('first', ap3000, 'firmwareSlave', chunk(1))
+    request(bench)
+    assert.equal(fateOf(bench, 'first'), undefined)
+    assert.equal(bench.result('firmwareSlave', bench.sends[0]!.messageId, true, { chunk: 1 }), true)
+    bench.put('second', ap3000, 'firmwareSlave', chunk(2))
+    assert.equal(fateOf(bench, 'second'), undefined)
+    const host = new Bench(ap3000)
+    host.put('trigger', ap3000, 'firmwareHost', { trigger: true })
+    request(host)
+    assert.deepEqual(fateOf(host, 'trigger'), [COMMAND_STATUS.acked, 'upgrade_requested'])
+  })
+
+  test('other commands do not care', () => {
+    const bench = new Bench(ap3000)
+    bench.put('locate', ap3000, 'locate', locate)
+    bench.put('reboot', ap3000, 'reboot', {})
+    request(bench)
+    assert.equal(bench.fates.size, 0)
+    assert.equal(bench.lane.count, 2)
+  })
+})
+
+test('what a read command found is part of its result, in the words of the contract', () => {
+  const bench = new Bench(ap3000)
+  bench.put('read', ap3000, 'readParameters1', {})
+  const content = { unplugPowerDw: 3, heartbeatS: 180 }
+  assert.equal(bench.result('readParameters1', bench.sends[0]!.messageId, true, { content }), true)
+  assert.deepEqual(bench.fates.get('read')?.result, {
+    raw: 0,
+    reason: 'ok',
+    content: { unplug_power_dw: 3, heartbeat_s: 180 },
+  })
+})

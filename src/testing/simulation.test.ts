@@ -12,7 +12,7 @@ import { SimulationFailure, type SimulationResult, simulate } from './simulation
 
 const SEEDS = 1_000
 /** Seeds within which a mutant must be caught. */
-const MUTANT_SEEDS = 400
+const MUTANT_SEEDS = 150
 
 /** Which invariants may report a mutant: being caught by accident would prove nothing. */
 const CAUGHT_BY: Record<Mutant, readonly string[]> = {

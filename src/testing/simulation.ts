@@ -93,12 +93,12 @@ function drawPlan(random: Random): Plan {
   return {
     shards: 1 + random.below(3),
     devices: 3 + random.below(4),
-    bkvShare: random.pick([0, 0.3, 0.6]),
+    bkvShare: random.pick([0, 0, 0.3, 0.6]),
     ledgerRingBytes: random.pick([1_024, 2_048, 4_096, 16_384]),
     historyRingBytes: random.pick([4_096, 8_192, 16_384, 65_536]),
     mailboxBytes: random.pick([1_024, 1_024, 16_384]),
     spoolBytesMax: random.pick([4_096, 16_384, 1_000_000, 1_000_000]),
-    faultMs: random.between(30_000, 55_000),
+    faultMs: random.between(35_000, 60_000),
     faultEveryMs: random.pick([1_500, 3_500, 8_000]),
     faultWeights,
     withoutIccidShare: random.pick([0, 0.3, 0.6]),
@@ -148,7 +148,10 @@ class Simulation implements Watch {
     this.#faults = random.fork()
     const plan = drawPlan(random.fork())
     // what shows rarely is brought about more often, or catching it would take minutes
-    if (options.mutant === 'deskTrustsTheDead') Object.assign(plan.faultWeights, { shardCrash: 5 })
+    if (options.mutant === 'deskTrustsTheDead') {
+      Object.assign(plan, { slowWriterShare: 0.6, commandEveryMs: 500, faultEveryMs: 1_500 })
+      Object.assign(plan.faultWeights, { shardCrash: 5, outage: 1 })
+    }
     this.#world = new World(new VirtualTime(), random, plan, options.mutant, options.say)
     this.#world.trace(() => `plan ${JSON.stringify(plan)}`)
     this.#operators = new Operators(

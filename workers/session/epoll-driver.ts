@@ -191,9 +191,14 @@ class EpollDriver implements SocketDriver {
     const events = this.#events.events(index)
     const flags = this.#flags[connection]!
     if ((flags & OPEN) === 0) return
+    if ((flags & (STOPPED | PENDING)) === 0) {
+      this.#read(connection, events)
+      return
+    }
     if ((flags & PENDING) !== 0 && (events & EPOLLOUT) !== 0) this.#drain(connection)
-    else if ((flags & (STOPPED | PENDING)) === 0) this.#read(connection, events)
-    else if ((events & (EPOLLERR | EPOLLHUP)) !== 0) this.#ended(connection, 'peer_reset')
+    // a dead socket reports OUT beside ERR and HUP and takes nothing: left alone it would be reported for ever
+    const isStuck = (this.#flags[connection]! & OPEN) !== 0 && this.#generations[connection] === generation
+    if (isStuck && (events & (EPOLLERR | EPOLLHUP)) !== 0) this.#ended(connection, 'peer_reset')
   }
 
   #arrive(connection: ConnectionId, generation: number): boolean {

@@ -3,27 +3,27 @@
  * carries out what that asks. All decisions are in src/session.
  */
 import { parentPort, workerData } from 'node:worker_threads'
-import { PROTOCOLS } from '../../src/protocols/index.ts'
+import type { Fields } from '../../src/codec/protocol.ts'
 import { closeLog, createLog } from '../../src/main/log.ts'
+import { PROTOCOLS } from '../../src/protocols/index.ts'
+import { Recorder } from '../../src/recording/recorder.ts'
+import { commandMail } from '../../src/rows/mail.ts'
+import { readRows } from '../../src/rows/row.ts'
+import type { Moment } from '../../src/session/effects.ts'
+import { Shard } from '../../src/session/shard.ts'
 import { openCounters } from '../../src/shared/counters.ts'
 import { Directory } from '../../src/shared/directory.ts'
 import { Gate } from '../../src/shared/gate.ts'
-import { Recorder } from '../../src/recording/recorder.ts'
 import { OutboxConsumer, OutboxProducer } from '../../src/shared/outbox.ts'
-import { commandMail } from '../../src/rows/mail.ts'
-import { readRows } from '../../src/rows/row.ts'
-import type { Fields } from '../../src/codec/protocol.ts'
-import type { Moment } from '../../src/session/effects.ts'
-import { Shard } from '../../src/session/shard.ts'
+import type { Arrival } from '../../src/shared/sockets.ts'
 import { closeDetached } from '../acceptor/handoff.ts'
 import type { Handoff } from '../acceptor/messages.ts'
 import { makeCounts } from './counts.ts'
-import { WorkerEffects } from './worker-effects.ts'
-import type { FromSession, MovedCommand, SessionThreadOptions, ToSession } from './messages.ts'
-import type { Arrival } from '../../src/shared/sockets.ts'
 import { makeEpollDriver } from './epoll-driver.ts'
+import type { FromSession, MovedCommand, SessionThreadOptions, ToSession } from './messages.ts'
 import { makeNetDriver } from './net-driver.ts'
 import type { SocketDriver, SocketEvents } from './socket-driver.ts'
+import { WorkerEffects } from './worker-effects.ts'
 
 const options = workerData as SessionThreadOptions
 const main = parentPort!
@@ -166,7 +166,10 @@ const timer = setInterval(() => {
 }, 20)
 const second = setInterval(() => {
   recorder?.flush(Date.now())
-  counters.set(counters.gauge('event_loop_delay_seconds', { thread: `session-${options.shard}` }), counters.loopDelaySeconds())
+  counters.set(
+    counters.gauge('event_loop_delay_seconds', { thread: `session-${options.shard}` }),
+    counters.loopDelaySeconds(),
+  )
 }, 1_000)
 
 main.on('message', (message: ToSession) => {

@@ -64,7 +64,8 @@ function waiting<O extends PortOrder>(orders: readonly O[], origin: OrderOrigin 
       if (order.orderKey !== null || order.origin !== origin) return false
       const sinceMs = fromMs - (order.sentMs ?? order.createdMs)
       if (sinceMs < -SLACK_MS || sinceMs > WAITING_MS_MAX) return false
-      if (order.state === 'starting') return true
+      // stopping: it was sent and a stop as well, before anybody told its number
+      if (order.state === 'starting' || order.state === 'stopping') return true
       // its row that it was sent may still be on the way; one that waits for days for its device was not meant
       if (order.state === 'pending') return order.sentMs !== null || fromMs <= order.createdMs + SLACK_MS
       return order.state === 'failed' && IN_DOUBT.has(order.failReason ?? '')

@@ -685,8 +685,8 @@ async function runningOrder(
  * Does this order keep another from starting? What we started does until it ends. What the device started (a card) may
  * have ended without our hearing of it: then the port says so.
  */
-function isInTheWay({ origin, port_state }: RunningOrder): boolean {
-  return origin === 'online' || port_state === null || isCharging(port_state)
+function isInTheWay({ origin, command_id: commandId, port_state }: RunningOrder): boolean {
+  return origin === 'online' || commandId !== null || port_state === null || isCharging(port_state)
 }
 
 const isCharging = (state: string) => state === 'charging' || state === 'float'

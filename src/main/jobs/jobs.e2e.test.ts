@@ -75,7 +75,12 @@ async function post(path: string, body: unknown, status = 202): Promise<any> {
 
 const jobOf = (jobId: string) => gateway.get(`/api/v1/jobs/${jobId}`)
 const finished = (jobId: string, withinMs = 15_000) =>
-  eventually('the end of the job', () => jobOf(jobId), ({ job }) => job.finished_at !== null, withinMs)
+  eventually(
+    'the end of the job',
+    () => jobOf(jobId),
+    ({ job }) => job.finished_at !== null,
+    withinMs,
+  )
 
 /** Parameters 1.1 as bytes: what 83 writes and 90 reads. */
 const PARAMETERS = {
@@ -187,7 +192,13 @@ class Flash {
     return `00${le(chunk, 2)}`
   }
   get image(): Buffer {
-    return Buffer.from([...this.chunks.entries()].sort(([a], [b]) => a - b).flatMap(([, hex]) => [hex]).join(''), 'hex')
+    return Buffer.from(
+      [...this.chunks.entries()]
+        .sort(([a], [b]) => a - b)
+        .flatMap(([, hex]) => [hex])
+        .join(''),
+      'hex',
+    )
   }
 }
 
@@ -249,10 +260,16 @@ test('firmware: 20 chunks to two piles through a resend, a request to begin agai
   for (const flash of flashes) {
     assert.equal(flash.total, 20)
     assert.deepEqual(flash.image.subarray(0, image.length), image)
-    assert.deepEqual([...flash.image.subarray(image.length)], Array.from({ length: 50 }, () => 0xff))
+    assert.deepEqual(
+      [...flash.image.subarray(image.length)],
+      Array.from({ length: 50 }, () => 0xff),
+    )
   }
   // what went before the kill was not sent anew
-  assert.ok(here[0]!.heard.length <= 20 - before[0]! + 2, `${here[0]!.heard.length} frames for ${20 - before[0]!} chunks`)
+  assert.ok(
+    here[0]!.heard.length <= 20 - before[0]! + 2,
+    `${here[0]!.heard.length} frames for ${20 - before[0]!} chunks`,
+  )
 
   const left = await gateway.sql`
     select device_id, wire ? 'fields' as has_bytes from outbound_queue where kind = 'chunk' order by device_id`

@@ -119,14 +119,26 @@ export class Jobs {
 
   /** No further device begins; those under way go on to their outcome. */
   async pause(caller: Caller, jobId: string): Promise<void> {
-    await this.#change(caller, jobId, 'job.paused', ['running'], (tx) => tx`
-      update jobs set state = 'paused', pause_reason = 'requested' where job_id = ${jobId}`)
+    await this.#change(
+      caller,
+      jobId,
+      'job.paused',
+      ['running'],
+      (tx) => tx`
+      update jobs set state = 'paused', pause_reason = 'requested' where job_id = ${jobId}`,
+    )
   }
 
   /** Failures until now are excused. */
   async resume(caller: Caller, jobId: string): Promise<void> {
-    await this.#change(caller, jobId, 'job.resumed', ['paused'], (tx) => tx`
-      update jobs set state = 'running', pause_reason = null, resumed_at = now() where job_id = ${jobId}`)
+    await this.#change(
+      caller,
+      jobId,
+      'job.resumed',
+      ['paused'],
+      (tx) => tx`
+      update jobs set state = 'running', pause_reason = null, resumed_at = now() where job_id = ${jobId}`,
+    )
   }
 
   /**
@@ -162,8 +174,7 @@ export class Jobs {
       if (job === undefined) throw new HttpError('NOT_FOUND', `no job ${jobId}`)
       if (job.kind === 'firmware' && caller.key.role !== 'admin')
         throw new HttpError('FORBIDDEN', `firmware needs the role admin, the key has ${caller.key.role}`)
-      if (!from.includes(job.state))
-        throw new HttpError('CONFLICT', `the job is ${job.state}`, { state: job.state })
+      if (!from.includes(job.state)) throw new HttpError('CONFLICT', `the job is ${job.state}`, { state: job.state })
       await act(tx)
       await writeAudit(tx, { ...caller, action, target: jobId, details: { state: job.state } })
     })

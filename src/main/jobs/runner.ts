@@ -166,7 +166,7 @@ export class JobRunner {
       await act()
     } catch (error) {
       if (error instanceof HttpError && error.code === 'TOO_MANY_REQUESTS') return
-      if (databaseErrorCode(error) !== undefined) throw error
+      if (isAway(error)) throw error
       const { job_id: jobId, device_id: deviceId } = device
       this.#options.log.error({ event: 'job.stuck', err: error, jobId, deviceId, msg: 'a step of a job failed' })
     }
@@ -335,8 +335,7 @@ export class JobRunner {
     const [row] = await this.#options.sql<{ content: Uint8Array }[]>`
       select content from firmware_images where image_id = ${imageId}`
     if (row === undefined) throw new Error(`no image ${imageId}`)
-    for (const oldest of this.#images.keys())
-      if (this.#images.size >= IMAGES_KEPT) this.#images.delete(oldest)
+    for (const oldest of this.#images.keys()) if (this.#images.size >= IMAGES_KEPT) this.#images.delete(oldest)
     this.#images.set(imageId, row.content)
     return row.content
   }
@@ -444,6 +443,12 @@ export class JobRunner {
       where job_id = ${job.job_id} and device_id = ${job.device_id} and state = 'waiting'`
     this.#stirred.add(job.job_id)
   }
+}
+
+/** Not the statement is the trouble, but that nobody answers it. Classes 08 (connection), 53 (resources), 57P (stopping). */
+function isAway(error: unknown): boolean {
+  const code = databaseErrorCode(error)
+  return code !== undefined && (!/^[0-9A-Z]{5}$/.test(code) || /^(?:08...|53...|57P0.)$/.test(code))
 }
 
 /** A session thread tells main of a fate while a writer is still committing it. */

@@ -2,9 +2,8 @@
 import * as z from 'zod'
 import { HttpError } from '../../../errors/errors.ts'
 import { FIRMWARE_TARGETS, type FirmwareTargetName } from '../../../jobs/firmware-image.ts'
-import type { Transfer } from '../../../jobs/firmware-transfer.ts'
-import { percentOf } from '../../../jobs/firmware-transfer.ts'
-import { JOB_STATES, OUTCOMES } from '../../../jobs/waves.ts'
+import { percentOf, type Transfer } from '../../../jobs/firmware-transfer.ts'
+import { JOB_STATES, OUTCOMES, type Outcome } from '../../../jobs/waves.ts'
 import type { Sql } from '../../database/connect.ts'
 import { JOB_DEVICES_MAX, type JobRequest, type Jobs, shownSpec } from '../../jobs/jobs.ts'
 import { FTP_TARGETS, type JobSpec } from '../../jobs/spec.ts'
@@ -56,7 +55,11 @@ const common = {
 const zParametersJob = z.strictObject({
   kind: z.literal('parameters'),
   set: z.strictObject({
-    name: z.string().min(1).max(64).describe('A command that writes parameters: setParameters1, setLimits, setParameters ..'),
+    name: z
+      .string()
+      .min(1)
+      .max(64)
+      .describe('A command that writes parameters: setParameters1, setLimits, setParameters ..'),
     params: z.record(z.string(), z.unknown()).describe('As for POST /devices/{device_id}/commands'),
   }),
   verify: z.boolean().default(true).describe('Read back and compare field by field'),
@@ -112,9 +115,19 @@ const zJob = z.object({
   }),
   expires_in_s: z.int(),
   devices: z
-    .object({ total: z.int(), waiting: z.int(), running: z.int() })
-    .and(z.record(z.enum(OUTCOMES), z.int()))
-    .describe('How many; outcomes by name'),
+    .object({
+      total: z.int(),
+      waiting: z.int(),
+      running: z.int(),
+      ok: z.int(),
+      sent: z.int(),
+      refused: z.int(),
+      mismatch: z.int(),
+      dead: z.int(),
+      expired: z.int(),
+      cancelled: z.int(),
+    } satisfies Record<Outcome | 'total' | 'waiting' | 'running', z.ZodType>)
+    .describe('How many wait, are under way, or have which outcome'),
   created_by: z.string(),
   created_at: zTime,
   finished_at: zTime.nullable().describe('null: devices wait or are under way'),
@@ -130,7 +143,9 @@ const zJobDevice = z.object({
     .nullable()
     .describe('sent: nothing more is known. dead: no answer. mismatch: read back other values'),
   reason: z.string().nullable(),
-  detail: z.record(z.string(), z.unknown()).describe('content as read back, mismatches {field, wanted, found}, unproven'),
+  detail: z
+    .record(z.string(), z.unknown())
+    .describe('content as read back, mismatches {field, wanted, found}, unproven'),
   progress: z
     .object({ percent: z.int(), chunk: z.int(), chunks_total: z.int(), restarts: z.int() })
     .nullable()
@@ -270,7 +285,8 @@ export function jobRoutes({ sql, jobs }: { readonly sql: Sql; readonly jobs: Job
       handle: async ({ key, params: { job_id: jobId }, query: { limit, cursor, outcome } }) => {
         const job = await find(jobId, key.tenant)
         const [after = '-1'] = cursor === undefined ? [] : decodeCursor('job_devices', 1, cursor)
-        if (!/^-?\d{1,9}$/.test(after)) throw new HttpError('INVALID_ARGUMENT', 'cursor: not a next_cursor of this list')
+        if (!/^-?\d{1,9}$/.test(after))
+          throw new HttpError('INVALID_ARGUMENT', 'cursor: not a next_cursor of this list')
         const rows = await sql<DeviceColumns[]>`
           select device_id, item_index, state, step, command_id, outcome, reason, detail, transfer, started_at,
             finished_at
@@ -361,7 +377,8 @@ function requestOf(body: z.output<typeof zMake>): JobRequest {
     return { ...forFirmware, spec: { kind, target, ftp }, imageId: null }
   }
   const { target, check } = firmware
-  const wireCheck = check === undefined ? {} : { check: { deviceTypeHex: check.device_type, fwVersion: check.fw_version } }
+  const wireCheck =
+    check === undefined ? {} : { check: { deviceTypeHex: check.device_type, fwVersion: check.fw_version } }
   return { ...forFirmware, spec: { kind, target, ...wireCheck }, imageId: firmware.image_id }
 }
 
@@ -369,8 +386,8 @@ function jobOf(row: JobColumns): z.input<typeof zJob> {
   const { spec, device_count: total, wave_size: size, wave, counts } = row
   const { set = null, verify = null, firmware = null } = shownSpec(spec) as Partial<z.input<typeof zJob>>
   const waves = Math.ceil(total / size)
-  const { waiting = 0, running = 0, ...ended } = counts ?? {}
-  const outcomes = Object.fromEntries(OUTCOMES.map((outcome) => [outcome, ended[outcome] ?? 0]))
+  const of = (what: string) => counts?.[what] ?? 0
+  const outcomes = Object.fromEntries(OUTCOMES.map((outcome) => [outcome, of(outcome)])) as Record<Outcome, number>
   return {
     job_id: row.job_id,
     kind: row.kind,
@@ -388,7 +405,7 @@ function jobOf(row: JobColumns): z.input<typeof zJob> {
       total: waves,
     },
     expires_in_s: row.expires_in_s,
-    devices: { total, waiting, running, ...outcomes } as z.input<typeof zJob>['devices'],
+    devices: { total, waiting: of('waiting'), running: of('running'), ...outcomes },
     created_by: row.created_by,
     created_at: timeOf(row.created_at),
     finished_at: timeOrNull(row.finished_at),
