@@ -19,6 +19,7 @@ import { createAdmin } from './admin/admin.ts'
 import { commandRoutes } from './admin/routes/commands.ts'
 import type { LivePresence } from './admin/routes/devices.ts'
 import { eventRoutes } from './admin/routes/events.ts'
+import { auditRoutes } from './admin/routes/audit.ts'
 import { evidenceRoutes } from './admin/routes/evidence.ts'
 import { jobRoutes } from './admin/routes/jobs.ts'
 import { webhookRoutes } from './admin/routes/webhooks.ts'
@@ -451,6 +452,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       ...webhookRoutes({ sql, guard, wake: () => webhooks.wake() }),
       ...commandRoutes({ sql, commands }),
       ...jobRoutes({ sql, jobs: new Jobs({ sql, desk, runner: jobRunner }) }),
+      ...auditRoutes({ sql }),
       ...evidenceRoutes({ sql, framesDirectory: join(dataDir, 'frames'), now: Date.now }),
     ],
   })

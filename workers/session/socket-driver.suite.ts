@@ -204,6 +204,26 @@ export function testSocketDriver(name: string, make: MakeSocketDriver): void {
       await until(() => bytesOf(stalled.connection).toString() === 'more', 'reading goes on')
     })
 
+    check('a peer that breaks off while output waits, or before it is written, is told once', async () => {
+      const stalled = await pair()
+      stalled.peer.pause()
+      for (let round = 0; round < 20_000 && driver.send(stalled.connection, Buffer.alloc(4_096)); round++)
+        if (round % 8 === 0) await new Promise((resolve) => setImmediate(resolve))
+      stalled.peer.resetAndDestroy()
+      await until(() => told.closed.some(({ connection }) => connection === stalled.connection), 'reset while output waits')
+      // says something, breaks off, and only then the answer is written
+      const all = []
+      for (let index = 0; index < 30; index++) all.push(await pair())
+      onChunk = (id) => driver.send(id, Buffer.alloc(2_048))
+      for (const [index, { peer }] of all.entries()) {
+        peer.write('x')
+        if (index % 2 === 0) peer.resetAndDestroy()
+        else peer.destroy()
+      }
+      await until(() => driver.open === 0, 'all ended')
+      assert.equal(told.closed.length, 31)
+    })
+
     check('refuses what is no socket and leaves it to the caller', async () => {
       assert.throws(() => driver.adopt(19_999))
       assert.equal(driver.open, 0)

@@ -190,7 +190,7 @@ const LOAD_ORDERS = `
     union select x.order_no from ${wiresAt} cross join lateral (
       select n.order_no from orders n
       where n.device_id = i.device_id and n.socket = i.socket and n.port = i.port and n.order_key is null
-        and n.state in ('pending', 'starting', 'failed')
+        and n.state in ('pending', 'starting', 'stopping', 'failed')
       order by n.created_at desc limit ${UNNUMBERED_MAX}) x
     union select x.order_no from ${wiresAt} cross join lateral (
       select n.order_no from orders n
