@@ -79,7 +79,9 @@ await Promise.all(
     for (;;) {
       const index = next++
       if (index >= commands) return
-      const id = ap3000DeviceNo(seed, index % devices).toString(16).padStart(8, '0')
+      const id = ap3000DeviceNo(seed, index % devices)
+        .toString(16)
+        .padStart(8, '0')
       const body = JSON.stringify({ name: 'locate', params: { locate_s: 1 } })
       const sentMs = performance.now()
       const answer = await fetch(`${api}/api/v1/devices/${id}/commands`, { method: 'POST', headers, body })
@@ -98,7 +100,8 @@ const resends = await metric('pilegate_command_resends_total', /command="locate"
 fleetDone.abort()
 const { summary } = await fleet
 postMs.sort((a, b) => a - b)
-const at = (share: number) => Math.round(postMs[Math.min(postMs.length - 1, Math.floor(postMs.length * share))]! * 10) / 10
+const at = (share: number) =>
+  Math.round(postMs[Math.min(postMs.length - 1, Math.floor(postMs.length * share))]! * 10) / 10
 console.log(
   JSON.stringify({
     devices: summary.connected,

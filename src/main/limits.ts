@@ -25,7 +25,9 @@ interface LimitedOrder {
   readonly device_id: string
   readonly socket: number
   readonly port: number
-  readonly request: { readonly gateway_limits: { readonly duration_s: number | null; readonly amount_fen: number | null } }
+  readonly request: {
+    readonly gateway_limits: { readonly duration_s: number | null; readonly amount_fen: number | null }
+  }
   readonly tariff: unknown
   readonly started_at: Date
   readonly duration_s: number | null
@@ -67,7 +69,12 @@ export class Limits {
           if (await this.#stopIfReached(order)) stopped.push(order.order_no)
         } catch (error) {
           // one that cannot be stopped must not keep the others running
-          log.warn({ event: 'limit.unstopped', orderNo: order.order_no, err: error, msg: 'a reached limit could not stop its order' })
+          log.warn({
+            event: 'limit.unstopped',
+            orderNo: order.order_no,
+            err: error,
+            msg: 'a reached limit could not stop its order',
+          })
         }
       }
     } catch (error) {

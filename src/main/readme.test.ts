@@ -39,7 +39,8 @@ test('every npm script the README names is there, and every dependency has its r
     dependencies: Record<string, string>
     devDependencies: Record<string, string>
   }
-  for (const [, script] of text.matchAll(/npm run ([a-z0-9:]+)/g)) assert.ok(scripts[script!] !== undefined, `script ${script}`)
+  for (const [, script] of text.matchAll(/npm run ([a-z0-9:]+)/g))
+    assert.ok(scripts[script!] !== undefined, `script ${script}`)
   for (const name of Object.keys(dependencies)) assert.ok(text.includes(`\`${name}\``), `no reason for ${name}`)
   for (const name of Object.keys(devDependencies).filter((one) => !one.startsWith('@types/')))
     assert.ok(text.includes(`\`${name}\``), `no reason for ${name}`)

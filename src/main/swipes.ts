@@ -40,13 +40,25 @@ export async function chargeByCard(options: SwipesOptions, question: CardQuestio
     // what other ports may still use up is not there a second time
     const leftFen = answer.balanceFen - Number(device.promised_fen)
     if (isCounted && leftFen <= 0) {
-      options.log.warn({ event: 'swipe.unstarted', deviceId, port, msg: 'the card’s balance is promised to running orders' })
+      options.log.warn({
+        event: 'swipe.unstarted',
+        deviceId,
+        port,
+        msg: 'the card’s balance is promised to running orders',
+      })
       return
     }
-    const body: ChargeBody = isCounted ? { port, socket, mode: 'budget', amount_fen: leftFen } : { port, socket, mode: 'full' }
+    const body: ChargeBody = isCounted
+      ? { port, socket, mode: 'budget', amount_fen: leftFen }
+      : { port, socket, mode: 'full' }
     // a retransmitted or impatient swipe is the same one (AP3000 5)
     const requestId = `swipe-${deviceId}-${port}-${cardId}-${Math.floor(Date.now() / SAME_SWIPE_MS)}`
-    await options.commands.charge({ key, requestId, remoteAddress: 'device', idempotencyKey: requestId }, deviceId, body, cardId)
+    await options.commands.charge(
+      { key, requestId, remoteAddress: 'device', idempotencyKey: requestId },
+      deviceId,
+      body,
+      cardId,
+    )
   } catch (error) {
     // the user hears the balance and sees nothing start; why is in the log
     const isRefused = error instanceof HttpError

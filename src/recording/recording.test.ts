@@ -3,7 +3,7 @@
  * after its last record was torn by a crash; identity fields are masked at any depth. Tried on real files.
  */
 import assert from 'node:assert/strict'
-import { appendFileSync, mkdtempSync, readdirSync, rmSync, truncateSync, statSync } from 'node:fs'
+import { appendFileSync, mkdtempSync, readdirSync, rmSync, statSync, truncateSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
@@ -20,7 +20,12 @@ const START_MS = Date.UTC(2026, 10, 21)
 
 test('found again by device and time, over several flushes', async () => {
   const random = new Random(1)
-  const recorder = new Recorder({ directory, shard: 0, bytesMax: 2 ** 30, onError: (error) => assert.fail(String(error)) })
+  const recorder = new Recorder({
+    directory,
+    shard: 0,
+    bytesMax: 2 ** 30,
+    onError: (error) => assert.fail(String(error)),
+  })
   const expected = new Map<number, { atMs: number; hex: string; isUplink: boolean }[]>()
   for (let count = 0; count < 20_000; count++) {
     const device = random.below(50)
@@ -48,8 +53,14 @@ test('found again by device and time, over several flushes', async () => {
 
 test('a torn record is left out, the others stay', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'pilegate-torn-'))
-  const recorder = new Recorder({ directory: folder, shard: 3, bytesMax: 2 ** 30, onError: (error) => assert.fail(String(error)) })
-  for (let count = 0; count < 10; count++) recorder.record(7, START_MS + count, FLAG.uplink, Buffer.alloc(40, count), 0, 40)
+  const recorder = new Recorder({
+    directory: folder,
+    shard: 3,
+    bytesMax: 2 ** 30,
+    onError: (error) => assert.fail(String(error)),
+  })
+  for (let count = 0; count < 10; count++)
+    recorder.record(7, START_MS + count, FLAG.uplink, Buffer.alloc(40, count), 0, 40)
   recorder.close(START_MS + 20)
   const segment = join(folder, readdirSync(folder).find((name) => name.endsWith('.seg'))!)
   truncateSync(segment, statSync(segment).size - 5)

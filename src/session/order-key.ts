@@ -5,8 +5,8 @@ import { eventIdOf } from '../events/event-id.ts'
 
 type Settlement = Extract<Fact, { fact: 'settlement' }>
 
-/** Zeros or FFs: the device has no order number for this. */
-export const isBlankOrder = (wireHex: string) => /^(?:0*|f*)$/.test(wireHex)
+/** Zeros, or 16 bytes of FF: the device has no order number for this. Two bytes of FF are a business number (BKV). */
+export const isBlankOrder = (wireHex: string) => /^(?:0*|f{32})$/.test(wireHex)
 
 /**
  * What repeats of one settlement share, inside one device, socket and port.

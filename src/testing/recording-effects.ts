@@ -1,7 +1,7 @@
 /** Effects kept in lists, for tests of session logic: what was sent, stored, closed, asked, in order. */
 import type { Uplink } from '../codec/protocol.ts'
-import { decodeRows, encodeRow, type Field, type RowKind, type RowOf } from '../rows/row.ts'
 import { ROW_KINDS } from '../rows/index.ts'
+import { decodeRows, encodeRow, type Field, type RowKind, type RowOf } from '../rows/row.ts'
 import type { CardQuestion, CloseReason, Effects, ReturnedCommand, SessionCounts } from '../session/effects.ts'
 import { ROW_REFUSED } from '../session/effects.ts'
 

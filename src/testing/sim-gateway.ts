@@ -808,7 +808,7 @@ class SessionThread implements Effects, ServerEnd {
   send(connectionId: number, frame: Uint8Array, answers: Uplink | undefined): boolean {
     const line = this.#lines[connectionId]
     if (line === undefined) return true
-    if (line.isFull) return false
+    if (line.isFull && !this.#world.isCalm) return false
     if (answers === undefined) this.#gateway.watch.commands(line, frame, this.#sending)
     this.#gateway.watch.speaks(line, frame)
     line.queued.push(frame)

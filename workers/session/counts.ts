@@ -4,9 +4,13 @@ import { NOISE_REASONS } from '../../src/codec/protocol.ts'
 import { LANES, type Lane } from '../../src/rows/row.ts'
 import {
   CLOSE_REASONS,
+  type CloseReason,
   COMMAND_OUTCOMES,
   type CommandOutcome,
-  type CloseReason, FENCED_ACTIONS, type FencedAction, type SessionCounts } from '../../src/session/effects.ts'
+  FENCED_ACTIONS,
+  type FencedAction,
+  type SessionCounts,
+} from '../../src/session/effects.ts'
 import type { ThreadCounters } from '../../src/shared/counters.ts'
 
 const slotsOf = <T extends string>(names: readonly T[], slotOf: (name: T) => number) =>

@@ -3,7 +3,13 @@
  * connection and batch. Measured at 1.5 times the CPU of a C server per message (io-design D3dup).
  */
 import { Socket } from 'node:net'
-import type { ConnectionId, MakeSocketDriver, SocketDriver, SocketDriverOptions, SocketEvents } from './socket-driver.ts'
+import type {
+  ConnectionId,
+  MakeSocketDriver,
+  SocketDriver,
+  SocketDriverOptions,
+  SocketEvents,
+} from './socket-driver.ts'
 
 /** Above this many pending bytes a connection is not read (io-design 8.5). */
 const PAUSE_BYTES = 16_384

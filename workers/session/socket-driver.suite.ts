@@ -107,7 +107,10 @@ export function testSocketDriver(name: string, make: MakeSocketDriver): void {
         peer.write(`frame ${round};`)
         await until(() => bytesOf(connection).toString().endsWith(`frame ${round};`), 'chunk read')
       }
-      await until(() => received().length > 0 && received().toString().replaceAll('|', '') === bytesOf(connection).toString(), 'echo')
+      await until(
+        () => received().length > 0 && received().toString().replaceAll('|', '') === bytesOf(connection).toString(),
+        'echo',
+      )
       assert.ok(told.batches > 0)
       assert.deepEqual(told.closed, [])
     })
@@ -210,7 +213,10 @@ export function testSocketDriver(name: string, make: MakeSocketDriver): void {
       for (let round = 0; round < 20_000 && driver.send(stalled.connection, Buffer.alloc(4_096)); round++)
         if (round % 8 === 0) await new Promise((resolve) => setImmediate(resolve))
       stalled.peer.resetAndDestroy()
-      await until(() => told.closed.some(({ connection }) => connection === stalled.connection), 'reset while output waits')
+      await until(
+        () => told.closed.some(({ connection }) => connection === stalled.connection),
+        'reset while output waits',
+      )
       // says something, breaks off, and only then the answer is written
       const all = []
       for (let index = 0; index < 30; index++) all.push(await pair())

@@ -4,8 +4,8 @@ import { isRecorded, type Recorder } from '../../src/recording/recorder.ts'
 import { encodeRow, type Field, type RowKind, type RowOf } from '../../src/rows/row.ts'
 import type { CardQuestion, CloseReason, Effects, ReturnedCommand, SessionCounts } from '../../src/session/effects.ts'
 import { ROW_REFUSED } from '../../src/session/effects.ts'
-import { OUTBOX_FULL, type OutboxProducer } from '../../src/shared/outbox.ts'
 import type { ThreadCounters } from '../../src/shared/counters.ts'
+import { OUTBOX_FULL, type OutboxProducer } from '../../src/shared/outbox.ts'
 import type { SocketDriver } from './socket-driver.ts'
 
 export interface WorkerEffectsParts {

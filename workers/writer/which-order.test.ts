@@ -23,6 +23,13 @@ test('an order that was stopped before its number was known is the one that ends
     lastProgressMs: null,
     durationS: null,
   } as PortOrder
-  const report = { wireHex: '0037', origin: 'online', durationS: 0, energyRaw: 80, receivedMs: NOW_MS, deviceEndedMs: undefined }
+  const report = {
+    wireHex: '0037',
+    origin: 'online',
+    durationS: 0,
+    energyRaw: 80,
+    receivedMs: NOW_MS,
+    deviceEndedMs: undefined,
+  }
   assert.deepEqual(orderOfSettlement([ours], [], report), { order: ours })
 })

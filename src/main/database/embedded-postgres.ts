@@ -438,11 +438,16 @@ async function initialise(at: {
       chownSync(passwordFile, at.account.uid, at.account.gid)
     }
     const args = ['-D', draft, '-U', SUPERUSER, `--pwfile=${passwordFile}`, '--auth=scram-sha-256', '--encoding=UTF8']
-    const initdb = spawnAs(at.account, at.binaries.initdb, [...args, '--locale=C', '--data-checksums', '--no-instructions'], {
-      cwd: draft,
-      env: { LC_ALL: 'C', TZ: 'UTC', PATH: '/usr/bin:/bin' },
-      stdio: ['ignore', 'pipe', 'pipe'],
-    })
+    const initdb = spawnAs(
+      at.account,
+      at.binaries.initdb,
+      [...args, '--locale=C', '--data-checksums', '--no-instructions'],
+      {
+        cwd: draft,
+        env: { LC_ALL: 'C', TZ: 'UTC', PATH: '/usr/bin:/bin' },
+        stdio: ['ignore', 'pipe', 'pipe'],
+      },
+    )
     const { exitCode, output } = await outputOf(initdb)
     if (exitCode !== 0)
       throw new EmbeddedPostgresError('GW_POSTGRES_FAILED', `initdb ended with ${exitCode}: ${output.slice(-2_000)}`)

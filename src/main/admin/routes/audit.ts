@@ -34,7 +34,10 @@ export function auditRoutes({ sql }: { readonly sql: Sql }): Route[] {
       path: '/api/v1/audit',
       role: 'admin',
       summary: 'Who did what, the newest first',
-      query: z.strictObject({ ...zPageQuery, target: z.string().min(1).max(200).optional().describe('A device, card, order …') }),
+      query: z.strictObject({
+        ...zPageQuery,
+        target: z.string().min(1).max(200).optional().describe('A device, card, order …'),
+      }),
       response: zPage(zDeed),
       async handle({ query, key }) {
         const before = query.cursor === undefined ? null : Number(decodeCursor('audit', 1, query.cursor)[0])
@@ -47,7 +50,8 @@ export function auditRoutes({ sql }: { readonly sql: Sql }): Route[] {
         const last = page.at(-1)
         return {
           items: page.map(({ id: _, at, ...deed }) => ({ at: at.toISOString(), ...deed })),
-          next_cursor: rows.length > query.limit && last !== undefined ? encodeCursor('audit', [String(last.id)]) : null,
+          next_cursor:
+            rows.length > query.limit && last !== undefined ? encodeCursor('audit', [String(last.id)]) : null,
         }
       },
     }),
