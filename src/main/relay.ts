@@ -35,6 +35,11 @@ export interface LaneRelayOptions {
   readonly spansInFlightMax: number
   readonly batchRowsMax: number
   readonly batchBytesMax: number
+  /**
+   * Rows that nobody waits for gather this long before they are taken, unless there are enough for a full span: at
+   * little load a transaction per row would cost more than everything else. Default 0.
+   */
+  readonly gatherMs?: number
   /** History only: takes a span while the database is away; resolves when it is kept, or dropped by its rule. */
   readonly spill?: (span: Span) => Promise<void>
   /** History only: true while rows of this lane wait in the spool, so that later ones must queue behind them. */
@@ -57,6 +62,10 @@ export class LaneRelay {
   #inFlight = 0
   #isSpilling = false
   #isStopped = false
+  #isGatherTimed = false
+  #isRipe = false
+  /** The gateway stops: nothing gathers any more. */
+  #isHurried = false
   #idleWaiters: (() => void)[] = []
   readonly #ringBytes: number
 
@@ -77,6 +86,7 @@ export class LaneRelay {
 
   /** Resolves when idle, or after `withinMs`. */
   async idle(withinMs: number): Promise<boolean> {
+    this.#isHurried = true
     this.pump()
     const until = performance.now() + withinMs
     while (!this.isIdle && performance.now() < until) {
@@ -127,6 +137,7 @@ export class LaneRelay {
       }
       if (this.#inFlight >= this.#options.spansInFlightMax) return
       const waiting = this.#flights.find((flight) => flight.state === 'waiting')
+      if (waiting === undefined && this.#isGathering()) return
       const flight = waiting ?? this.#take()
       if (flight === undefined) {
         if (consumer.sleep()) return
@@ -136,7 +147,24 @@ export class LaneRelay {
     }
   }
 
+  /** @returns true: rows are there, and more of them are waited for; `pump` is called when the wait is over */
+  #isGathering(): boolean {
+    const { consumer, gatherMs = 0, batchRowsMax, after } = this.#options
+    if (gatherMs === 0 || this.#isHurried || this.#isRipe || consumer.written === consumer.taken) return false
+    if (consumer.rowsPending >= batchRowsMax) return false
+    if (!this.#isGatherTimed) {
+      this.#isGatherTimed = true
+      after(gatherMs, () => {
+        this.#isGatherTimed = false
+        this.#isRipe = true
+        this.pump()
+      })
+    }
+    return true
+  }
+
   #take(): Flight | undefined {
+    this.#isRipe = false
     const span = this.#options.consumer.take(this.#options.batchBytesMax, this.#options.batchRowsMax)
     if (span === undefined) return undefined
     const flight: Flight = { span, state: 'waiting', rejected: [] }

@@ -471,15 +471,16 @@ function assertPlain(value: unknown, where: string): void {
 }
 
 /** Columns of whole numbers are 32 bits wide; times, devices and measured values have 64-bit floats. */
-function assertFact(fact: unknown, where: string): void {
+/** @param isJson the values go into a JSON column only, where any safe integer fits */
+function assertFact(fact: unknown, where: string, isJson = false): void {
   if (typeof fact !== 'object' || fact === null) return
   for (const name in fact) {
     const value = (fact as Record<string, unknown>)[name]
     if (typeof value === 'number') {
-      const max = IS_FLOAT.test(name) ? Number.MAX_SAFE_INTEGER : I32_MAX
+      const max = isJson || IS_FLOAT.test(name) ? Number.MAX_SAFE_INTEGER : I32_MAX
       claim(Math.abs(value) <= max, () => `${where}: ${name} is ${value}`)
     } else if (value === undefined) claim(false, () => `${where}: ${name} is undefined`)
-    else assertFact(value, `${where}.${name}`)
+    else assertFact(value, `${where}.${name}`, isJson || name === 'content')
   }
 }
 
