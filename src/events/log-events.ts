@@ -9,6 +9,7 @@ export const LOG_EVENTS = {
   'command.unended': 'the fate of a command that no shard has could not be stored; tried again',
   'command.unusable': 'a stored command can never be sent (another release, or by hand); it ends dead',
   'commands.loaded': 'commands without a fate were found at the start and are picked up',
+  'database.connectionBroken': 'a database connection broke while it was opened; queries use another one',
   'database.died': 'the embedded PostgreSQL ended by itself; it is started again',
   'database.lost': 'queries do not reach the database: nothing is acknowledged, history spools',
   'database.ready': 'connected and migrated',

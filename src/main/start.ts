@@ -30,7 +30,7 @@ import { SqlCommandStore } from './command-store.ts'
 import { CommandService } from './commands/service.ts'
 import { takeDataDir } from './data-dir.ts'
 import { endGeneration, takeGeneration } from './database/boots.ts'
-import { connect } from './database/connect.ts'
+import { connect, databaseErrorCode } from './database/connect.ts'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './database/embedded-postgres.ts'
 import { DatabaseHealth, DatabaseProbe } from './database/health.ts'
 import { migrate } from './database/migrate.ts'
@@ -109,6 +109,14 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   const dataDir = resolve(config.dataDir)
   const logOptions = { level: config.logLevel, serviceName: config.serviceName, env: config.env }
   const log = createLog({ ...logOptions, thread: 'main', isHeld: true })
+
+  // the driver leaves a rejection to nobody when a connection breaks in its first moments (array types): not our end
+  const ignoreBroken = (error: unknown): void => {
+    if (databaseErrorCode(error) === undefined) throw error
+    log.warn({ event: 'database.connectionBroken', err: error, msg: 'a database connection broke while it was opened' })
+  }
+  process.on('unhandledRejection', ignoreBroken)
+  undo.push(() => process.off('unhandledRejection', ignoreBroken))
 
   // 1. a place of our own, and who may use the API
   const giveBackDataDir = takeDataDir(dataDir)
@@ -554,6 +562,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       if (embedded !== undefined && !(await settledWithin(embedded.stop(), stopByMonoMs - performance.now())))
         unflushed.push(`database: server ${embedded.pid} did not stop; told to, it ends when it can`)
       giveBackDataDir()
+      process.off('unhandledRejection', ignoreBroken)
       for (const problem of unflushed) log.error({ event: 'gateway.unflushed', msg: problem })
       log.info({ event: 'gateway.stopped', msg: 'stopped' })
       await closeLog()
