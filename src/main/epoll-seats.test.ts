@@ -166,6 +166,7 @@ describe('sockets by epoll over the death of threads', { skip: !isEpoll }, () =>
     assert.equal(new Set(churned.descriptors.whileIdle).size, 1, told)
     assert.ok(churned.descriptors.after <= churned.descriptors.before, told)
     const [, half, end] = churned.rssMiB
-    assert.ok(end! - half! < 16, told)
+    // a heap that has not been collected yet moves by 20 MiB; 6 KiB kept of each connection would be more than this
+    assert.ok(end! - half! < 64, told)
   })
 })
