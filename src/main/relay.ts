@@ -111,7 +111,8 @@ export class LaneRelay {
     const { spill } = this.#options
     if (spill === undefined) return
     while (this.#take() !== undefined);
-    for (const flight of this.#flights) {
+    // a copy: spans on their way may still end meanwhile and leave the list
+    for (const flight of [...this.#flights]) {
       if (flight.state === 'done') continue
       await spill(flight.span)
       flight.state = 'done'

@@ -536,15 +536,14 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       for (const [shard, { relays }] of lanes.entries()) {
         if (!relays.ledger.isIdle)
           unflushed.push(`shard ${shard}: ${relays.ledger.rowsPending} settlements not stored and not acknowledged`)
+        relays.ledger.stop()
+        relays.history.stop()
         if (!relays.history.isIdle) {
           // not stored, but kept: the spool is drained at the next start
           const rows = relays.history.rowsPending
-          relays.history.stop()
           if (!(await settledWithin(relays.history.spillRest(), 2_000)))
             unflushed.push(`shard ${shard}: ${rows} history rows not stored`)
         }
-        relays.ledger.stop()
-        relays.history.stop()
       }
       health.stop()
       desk.stop()

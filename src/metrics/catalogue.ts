@@ -45,6 +45,7 @@ export const IDENTIFY_FAILURES = ['identify_timeout', 'unknown_protocol'] as con
 /** What became of an attempt to deliver a webhook: failed is tried again; stopped: 410, and its endpoint with it. */
 export const WEBHOOK_RESULTS = ['delivered', 'failed', 'dead', 'stopped'] as const
 export const CARD_RESULTS = ['answered', 'unavailable', 'refused'] as const
+export type CardResult = (typeof CARD_RESULTS)[number]
 
 const REPLY_BOUNDS_S = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5]
 const COMMIT_BOUNDS_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5]

@@ -47,8 +47,6 @@ export interface Fate {
   readonly result: Readonly<Record<string, unknown>>
 }
 
-/** What a port was last reported to do: wire number of its charge, '' when it charges under none, null when it rests. */
-export type PortCharges = ReadonlyMap<number, string | null>
 export const portKeyOf = (socket: number, port: number): number => socket * 256 + port
 
 export interface LaneWorld {

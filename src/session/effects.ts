@@ -2,7 +2,9 @@
  * What session logic asks of the world. The session worker carries these out on sockets and shared memory; the
  * simulation carries them out on queues. Nothing here returns a promise.
  */
+
 import type { CardAnswer, Downlink, NoiseReason, Protocol, Uplink } from '../codec/protocol.ts'
+import type { CardResult } from '../metrics/catalogue.ts'
 import type { Field, Lane, RowKind, RowOf } from '../rows/row.ts'
 
 /** Why a connection ended: label values of `pilegate_closed_total{reason}`. */
@@ -93,7 +95,7 @@ export interface SessionCounts {
   fenced(what: FencedAction): void
   ackWithheld(): void
   rowRefused(lane: Lane): void
-  cardLookup(result: 'answered' | 'unavailable' | 'refused'): void
+  cardLookup(result: CardResult): void
   command(command: Downlink, outcome: CommandOutcome): void
   commandSeconds(command: Downlink, seconds: number): void
   commandResent(command: Downlink): void

@@ -331,7 +331,7 @@ export class Shard {
     this.#send(session, downlink, frame, pending.command, pending.receivedMonoMs)
   }
 
-  /** Timers, half frames, coalesced rows. The worker calls it about ten times a second. */
+  /** Timers, half frames, coalesced rows. The worker calls it about fifty times a second. */
   tick(now: Moment): void {
     this.#now = now
     this.#wheel.advance(now.monoMs, (connectionId) => this.#idleDue(connectionId, now))

@@ -1,6 +1,8 @@
 /** The counters of session logic as plain stores into shared memory; every slot is looked up once at start. */
+
 import type { Downlink, NoiseReason, Protocol, Uplink } from '../../src/codec/protocol.ts'
 import { NOISE_REASONS } from '../../src/codec/protocol.ts'
+import { CARD_RESULTS } from '../../src/metrics/catalogue.ts'
 import { LANES, type Lane } from '../../src/rows/row.ts'
 import {
   CLOSE_REASONS,
@@ -39,9 +41,7 @@ export function makeCounts(counters: ThreadCounters, protocols: readonly Protoco
   const closed = slotsOf(CLOSE_REASONS, (reason) => counters.counter('closed_total', { reason }))
   const fenced = slotsOf(FENCED_ACTIONS, (what) => counters.counter('fenced_total', { what }))
   const full = slotsOf(LANES, (lane) => counters.counter('outbox_full_total', { lane }))
-  const cards = slotsOf(['answered', 'unavailable', 'refused'] as const, (result) =>
-    counters.counter('card_lookups_total', { result }),
-  )
+  const cards = slotsOf(CARD_RESULTS, (result) => counters.counter('card_lookups_total', { result }))
   const commandSlots = new Map<
     Downlink,
     { outcomes: Record<CommandOutcome, number>; seconds: number; resends: number }
