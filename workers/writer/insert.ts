@@ -862,60 +862,49 @@ interface HistoryTable {
   readonly text: string
 }
 
-const SAMPLES: HistoryTable = (() => {
-  const columns = {
-    device_id: 'text',
-    at: 'time',
-    epoch: 'int8',
-    seq: 'int8',
-    socket: 'int4',
-    port: 'int4',
-    order_key: 'text',
-    state: 'text',
-    state_raw: 'int4',
-    duration_s: 'int4',
-    energy_wh: 'float8',
-    energy_raw: 'int8',
-    power_w: 'float8',
-    max_power_w: 'float8',
-    min_power_w: 'float8',
-    avg_power_w: 'float8',
-    peak_power_w: 'float8',
-    voltage_v: 'float8',
-    current_a: 'float8',
-    ambient_c: 'float8',
-    port_c: 'float8',
-  } as const satisfies Columns
+/** A table that rows are only ever added to: a row that is there already changes nothing. */
+function historyTable(table: string, columns: Columns): HistoryTable {
   const names = Object.keys(columns).join(', ')
-  return {
-    table: progressRow.table,
-    columns,
-    fields: fieldsOf(columns),
-    text: `insert into port_samples (${names}) select ${names} from ${source(columns)} on conflict do nothing`,
-  }
-})()
+  const text = `insert into ${table} (${names}) select ${names} from ${source(columns)} on conflict do nothing`
+  return { table, columns, fields: fieldsOf(columns), text }
+}
 
-const COMMAND_LOG: HistoryTable = (() => {
-  const columns = {
-    device_id: 'text',
-    at: 'time',
-    epoch: 'int8',
-    seq: 'int8',
-    is_uplink: 'bool',
-    command: 'text',
-    code: 'int4',
-    message_id: 'int8',
-    note: 'text',
-    frame: 'hex',
-  } as const satisfies Columns
-  const names = Object.keys(columns).join(', ')
-  return {
-    table: commandLogRow.table,
-    columns,
-    fields: fieldsOf(columns),
-    text: `insert into cmd_log (${names}) select ${names} from ${source(columns)} on conflict do nothing`,
-  }
-})()
+const SAMPLES = historyTable(progressRow.table, {
+  device_id: 'text',
+  at: 'time',
+  epoch: 'int8',
+  seq: 'int8',
+  socket: 'int4',
+  port: 'int4',
+  order_key: 'text',
+  state: 'text',
+  state_raw: 'int4',
+  duration_s: 'int4',
+  energy_wh: 'float8',
+  energy_raw: 'int8',
+  power_w: 'float8',
+  max_power_w: 'float8',
+  min_power_w: 'float8',
+  avg_power_w: 'float8',
+  peak_power_w: 'float8',
+  voltage_v: 'float8',
+  current_a: 'float8',
+  ambient_c: 'float8',
+  port_c: 'float8',
+})
+
+const COMMAND_LOG = historyTable(commandLogRow.table, {
+  device_id: 'text',
+  at: 'time',
+  epoch: 'int8',
+  seq: 'int8',
+  is_uplink: 'bool',
+  command: 'text',
+  code: 'int4',
+  message_id: 'int8',
+  note: 'text',
+  frame: 'hex',
+})
 
 const EVENTS = {
   event_id: 'text',
