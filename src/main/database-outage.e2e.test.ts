@@ -222,3 +222,45 @@ test('a given database goes away for seconds: history waits in the spool, over a
   assert.equal(await gateway.stop(), 0, gateway.stderr)
   await database.stop()
 })
+
+test('a spool without room: history is dropped and counted by table, and the settlement beside it is not', async () => {
+  const directory = dataDirectory()
+  databases.push(directory)
+  const silent = { info: () => {}, warn: () => {}, error: () => {} }
+  const open = () => startEmbeddedPostgres({ dataDir: directory, log: silent, settings: TEST_SETTINGS })
+  let database: EmbeddedPostgres = await open()
+  const gateway = await start({ env: { DATABASE_URL: database.url, STATE_FLUSH_MS: '50', SPOOL_BYTES_MAX: '0' } })
+  const physId = 0x04300005
+  const client = await DeviceClient.connect(gateway.tcpPort)
+  await client.exchange(heartbeat(physId, 1))
+  await gateway.closeSql()
+  await database.stop()
+
+  client.send(
+    dny(physId, 3_000, 0x5a, 'cafe'),
+    dny(physId, 3_001, 0x03, settlementData({ orderHex: orderHexOf('FULL') })),
+  )
+  // a port that changes is a row of another table
+  client.send(dny(physId, 3_002, 0x21, `${le(2_200, 2)}0201000000`))
+  const dropped = (metrics: ReadonlyMap<string, number>, table: string) =>
+    metrics.get(`pilegate_rows_total{table="${table}",result="dropped"}`) ?? 0
+  const metrics = await eventually(
+    'dropped',
+    () => gateway.metrics(),
+    (found) => dropped(found, 'cmd_log') > 0 && dropped(found, 'ports') > 0,
+    15_000,
+  )
+  assert.equal(dropped(metrics, 'settlements'), 0)
+  assert.equal(metrics.get('pilegate_spool_bytes'), 0)
+
+  database = await open()
+  await eventually(
+    'acked',
+    () => client.frames,
+    (frames) => frames.some(({ command }) => command === 0x03),
+    15_000,
+  )
+  assert.equal((await gateway.sql`select from settlements`).length, 1)
+  assert.equal(await gateway.stop(), 0, gateway.stderr)
+  await database.stop()
+})

@@ -27,7 +27,7 @@ export interface SpoolOptions {
   readonly bytesMax: number
   readonly health: DatabaseHealth
   readonly tasks: SpoolTasks
-  readonly onDropped: (rows: number) => void
+  readonly onDropped: (span: Span) => void
   readonly onError: (path: string, error: unknown) => void
 }
 
@@ -84,7 +84,7 @@ export class Spool {
       this.#files.set(path, file)
     }
     if (this.bytes + (span.toIndex - span.fromIndex) > this.#options.bytesMax) {
-      this.#options.onDropped(span.rows)
+      this.#options.onDropped(span)
       return
     }
     file.appending++
@@ -98,7 +98,7 @@ export class Spool {
       file.bytes += await this.#options.tasks.append(file.path, span)
     } catch (error) {
       this.#options.onError(file.path, error)
-      this.#options.onDropped(span.rows)
+      this.#options.onDropped(span)
     } finally {
       file.appending--
     }

@@ -180,9 +180,9 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       append: (path, span) => writers.spool(path, span),
       drain: (path, offset) => writers.drain(path, offset),
     },
-    onDropped: (rows) => {
-      writers.dropped(rows)
-      log.error({ event: 'spool.dropped', rows, msg: 'spool is full or unwritable: history dropped' })
+    onDropped: (span) => {
+      writers.dropped(span)
+      log.error({ event: 'spool.dropped', rows: span.rows, msg: 'spool is full or unwritable: history dropped' })
     },
     onError: (path, error) => log.error({ event: 'spool.failed', path, err: error, msg: 'spool file trouble' }),
   })

@@ -7,7 +7,8 @@ import type { SpanResult } from '../../workers/writer/insert.ts'
 import type { OrderCounts } from '../../workers/writer/order-book.ts'
 import type { AnswerOf, WriterAnswer, WriterData, WriterTask } from '../../workers/writer/task.ts'
 import { ORDER_OUTCOMES, ROW_RESULTS, type SETTLEMENT_RESULTS } from '../metrics/catalogue.ts'
-import { ROW_TABLES } from '../rows/index.ts'
+import { ROW_KINDS, ROW_TABLES } from '../rows/index.ts'
+import { countRows } from '../rows/row.ts'
 import type { ThreadCounters } from '../shared/counters.ts'
 import type { Span } from '../shared/outbox.ts'
 import type { Log } from './log.ts'
@@ -167,9 +168,12 @@ export class Writers {
     return answer.next
   }
 
-  dropped(rows: number): void {
-    // a span is not looked into when it is dropped: the table of its rows is not known
-    this.#count('cmd_log', 'dropped', rows)
+  /** A span that nobody will write. */
+  dropped({ memory, fromIndex, toIndex }: Span): void {
+    for (const [kind, rows] of countRows(memory, fromIndex, toIndex)) {
+      const row = ROW_KINDS.get(kind)
+      if (row !== undefined) this.#count(row.table, 'dropped', rows)
+    }
   }
 
   async close(): Promise<void> {

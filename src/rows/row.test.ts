@@ -7,7 +7,16 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { commandLogRow, ROW_KINDS, settlementRow } from './index.ts'
-import { decodeRows, encodeRow, type Field, ROW_ALIGN_BYTES, ROW_BYTES_MAX, type RowKind, rowBytesAt } from './row.ts'
+import {
+  countRows,
+  decodeRows,
+  encodeRow,
+  type Field,
+  ROW_ALIGN_BYTES,
+  ROW_BYTES_MAX,
+  type RowKind,
+  rowBytesAt,
+} from './row.ts'
 
 const VALUES: Record<Field['type'], fc.Arbitrary<unknown>> = {
   i32: fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 }),
@@ -45,7 +54,10 @@ test('random rows of all kinds come back in order, field by field', () => {
         assert.equal(bytes.length % ROW_ALIGN_BYTES, 0)
         assert.equal(rowBytesAt(new DataView(bytes.buffer, bytes.byteOffset), 0), bytes.length)
       }
-      const groups = decodeRows(new Uint8Array(Buffer.concat(encoded)), ROW_KINDS)
+      const bytes = new Uint8Array(Buffer.concat(encoded))
+      const groups = decodeRows(bytes, ROW_KINDS)
+      const counted = countRows(bytes.buffer, bytes.byteOffset, bytes.byteOffset + bytes.length)
+      assert.deepEqual(counted, new Map(groups.map(({ row, count }) => [row.kind, count])))
       const seen = new Map<number, number>()
       for (const { kind, values } of rows) {
         const index = seen.get(kind.kind) ?? 0

@@ -207,6 +207,20 @@ export function readRows<F extends Record<string, Field>>(bytes: Uint8Array, row
   )
 }
 
+/**
+ * How many rows of which kind are in a run of whole rows: headers only are read.
+ * @param toIndex just past the last row. @returns by `RowKind.kind`
+ */
+export function countRows(bytes: ArrayBufferLike, fromIndex: number, toIndex: number): ReadonlyMap<number, number> {
+  const view = new DataView(bytes)
+  const counts = new Map<number, number>()
+  for (let at = fromIndex; at < toIndex; at += rowBytesAt(view, at)) {
+    const kind = view.getUint16(at, true)
+    counts.set(kind, (counts.get(kind) ?? 0) + 1)
+  }
+  return counts
+}
+
 /** Whole bytes of the row that starts at `at` in `view`. */
 export function rowBytesAt(view: DataView, at: number): number {
   return ROW_HEADER_BYTES + view.getUint32(at + 4, true)
