@@ -16,6 +16,7 @@ import { PUSH_PAYLOAD_BYTES_MAX, type PushHub } from '../push/hub.ts'
 import { Tickets } from '../push/tickets.ts'
 import { Authenticator } from './authenticate.ts'
 import { createHttpServer, type HttpAnswer, type HttpRequest } from './http-server.ts'
+import { parseJson } from './json.ts'
 import { openApiDocument } from './openapi.ts'
 import { type RawBody, type Route, Router } from './route.ts'
 import { cardRoutes, zCard } from './routes/cards.ts'
@@ -116,7 +117,7 @@ export function createAdmin(options: AdminOptions): Admin {
     const context = {
       params: checked('path', route.params, params),
       query: checked('query', route.query, queryOf(request.query)),
-      body: route.body === undefined ? undefined : checked('body', route.body, jsonOf(await request.body)),
+      body: route.body === undefined ? undefined : checked('body', route.body, parseJson(await request.body)),
       bytes: route.takesBytes === true ? await request.body : NO_BYTES,
       // public routes have no key in their declared context; reading it there is a mistake that must show
       key: key as ApiKey,
@@ -253,14 +254,6 @@ function idempotencyKeyOf({ headers }: HttpRequest): string | undefined {
   if (key !== undefined && !IDEMPOTENCY_KEY.test(key))
     throw new HttpError('INVALID_ARGUMENT', 'Idempotency-Key: 1 to 255 printable ASCII characters')
   return key
-}
-
-function jsonOf(bytes: Uint8Array): unknown {
-  try {
-    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes)) as unknown
-  } catch {
-    throw new HttpError('INVALID_ARGUMENT', 'body: not JSON in UTF-8')
-  }
 }
 
 function checked(where: 'path' | 'query' | 'body', schema: z.ZodType | undefined, value: unknown): unknown {
