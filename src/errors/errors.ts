@@ -18,6 +18,7 @@ export const ERRORS = {
   },
   GW_POSTGRES_FAILED: { blame: 'world', then: 'do not start; show the last lines of the server' },
   GW_POSTGRES_STUCK: { blame: 'world', then: 'end without it: the server was told to stop and ends when it can' },
+  GW_DATABASE_UNREACHABLE: { blame: 'operator', then: 'do not start: name DATABASE_URL, its host and what was said' },
   GW_MIGRATION_NAME: { blame: 'gateway', then: 'do not start: a file has no number of its own' },
   GW_MIGRATION_EDITED: { blame: 'gateway', then: 'do not start: restore the file, put the change into a new one' },
   GW_MIGRATION_UNKNOWN: { blame: 'operator', then: 'do not start: the database belongs to a newer release' },

@@ -7,6 +7,9 @@
  * (SIGSTOP). What was acked is compared with what is found after the next start.
  */
 import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { text } from 'node:stream/consumers'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { closeClients, DeviceClient, dny, le, settlementData } from '../testing/device-client.ts'
@@ -151,4 +154,18 @@ test('SIGTERM while the database stands still: over within 15 s, the code says w
   const data = dny(0x04100200, 3, 0x03, settlementData({ orderHex }))
   assert.equal((await client2.exchange(data)).hex, dny(0x04100200, 3, 0x03, '00'))
   assert.equal((await stored(again)).size, 1)
+})
+
+test('a database that cannot be reached: no start, the key is named, its secret is not', async () => {
+  const env = { DATABASE_URL: 'postgres://pile:hush-hush@127.0.0.1:1/gate', TCP_PORT: '0', HTTP_PORT: '0' }
+  const child = spawn(process.execPath, ['src/main/start.ts'], {
+    env: { ...process.env, ...env, DATA_DIR: dataDirectory() },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  const said = Promise.all([text(child.stdout), text(child.stderr)])
+  const [code] = (await once(child, 'exit')) as [number]
+  const words = (await said).join('')
+  assert.equal(code, 1, words)
+  assert.match(words, /DATABASE_URL: 127\.0\.0\.1:1\/gate cannot be used: .*ECONNREFUSED/)
+  assert.doesNotMatch(words, /hush-hush/)
 })

@@ -10,6 +10,7 @@ import type { FromSession } from '../../workers/session/messages.ts'
 import { deviceKey } from '../codec/protocol.ts'
 import { firstApiKey } from '../config/api-keys.ts'
 import { type Config, loadConfig } from '../config/config.ts'
+import { GatewayError } from '../errors/errors.ts'
 import { PROTOCOLS, parseAnyDeviceId } from '../protocols/index.ts'
 import { allocateCounters, openCounters } from '../shared/counters.ts'
 import { allocateDirectory, Directory } from '../shared/directory.ts'
@@ -30,7 +31,7 @@ import { SqlCommandStore } from './command-store.ts'
 import { CommandService } from './commands/service.ts'
 import { takeDataDir } from './data-dir.ts'
 import { endGeneration, takeGeneration } from './database/boots.ts'
-import { connect, databaseErrorCode } from './database/connect.ts'
+import { connect, databaseErrorCode, type Sql } from './database/connect.ts'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './database/embedded-postgres.ts'
 import { DatabaseHealth, DatabaseProbe } from './database/health.ts'
 import { migrate } from './database/migrate.ts'
@@ -130,6 +131,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   undo.push(() => embedded?.stop())
   const databaseUrl = config.databaseUrl ?? embedded!.url
   const sql = connect(databaseUrl, { max: config.dbMaxConns, statementTimeoutMs: config.requestTimeoutMs })
+  if (config.databaseUrl !== null) await reach(sql, config.databaseUrl)
   const { applied } = await migrate(sql)
   const generation = await takeGeneration(sql, { host: hostname(), pid: process.pid, release: VERSION })
   log.info({ event: 'database.ready', isEmbedded: embedded !== undefined, applied, generation, msg: 'database ready' })
@@ -567,6 +569,19 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       await closeLog()
       return unflushed
     },
+  }
+}
+
+/** @throws GW_DATABASE_UNREACHABLE in words that name the key and not its secret */
+async function reach(sql: Sql, databaseUrl: string): Promise<void> {
+  try {
+    await sql`select 1`
+  } catch (error) {
+    const { host, pathname } = new URL(databaseUrl)
+    const said = (error as Error).message
+    throw new GatewayError('GW_DATABASE_UNREACHABLE', `DATABASE_URL: ${host}${pathname} cannot be used: ${said}`, {
+      cause: error,
+    })
   }
 }
 
