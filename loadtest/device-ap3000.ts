@@ -18,6 +18,7 @@ import {
   REPLY_WITHIN_MS,
   RoughWire,
 } from './device.ts'
+import { FrameStream } from './frame-stream.ts'
 
 export interface Ap3000Options {
   /** physId as read little-endian: 0x04ab373b. */
@@ -46,6 +47,8 @@ export interface Ap3000Options {
   /** How long a pile takes to carry out a command (2.7 s live). */
   readonly resultMs: number
   readonly reconnectMs: number
+  /** Cards that users swipe, as numbers; empty: a new one each time. */
+  readonly cards: readonly number[]
   /** Probability that a reply is treated as if it had not come. */
   readonly replyLoss: number
   /** Probability that an 82 start finds no charger plugged (result 01). */
@@ -69,6 +72,7 @@ export const AP3000_DEFAULTS = {
   nextRecordMs: 1_000,
   resultMs: 300,
   reconnectMs: 3_000,
+  cards: [],
   replyLoss: 0,
   unpluggedShare: 0,
   chunkResendShare: 0,
@@ -171,7 +175,22 @@ export class DeviceAp3000 implements Device {
   readonly #wire: RoughWire
   readonly #piles: Pile[]
   #awaited: Awaited[] = []
-  #rest: Uint8Array | undefined
+  /** Section 1: `DNY`, length of what follows, .., sum of all bytes before it. */
+  readonly #stream = new FrameStream({
+    headBytes: 5,
+    frameBytesAt: (view, at) => {
+      const length = readU16(view, at + 3)
+      const isHead = view[at] === 0x44 && view[at + 1] === 0x4e && view[at + 2] === 0x59
+      return isHead && length >= 9 && length <= 512 ? 5 + length : 0
+    },
+    noFrame: (view, from) => this.#observer.failed('bytes.unexpected', hexOf(view.subarray(from, from + 64))),
+    frame: (view, from, to, nowMs) => {
+      if (sumOf(view, from, to - 2) === readU16(view, to - 2)) this.#frame(view, from, to - 2, nowMs)
+      else this.#observer.failed('bytes.unexpected', `checksum ${hexOf(view.subarray(from, to))}`)
+      // a frame may have made us hang up
+      return this.#isConnected
+    },
+  })
   #isConnected = false
   #isQuiet = false
   /** Dial again this long after the end of the connection. */
@@ -257,7 +276,8 @@ export class DeviceAp3000 implements Device {
       for (let port = 0; port < this.#options.portCount; port++) if (isFree(pile, port)) free.push({ pile, port })
     if (free.length === 0) return false
     const { pile, port } = this.#random.pick(free)
-    const card = 0x10000000 + this.#random.below(0x60000000)
+    const { cards } = this.#options
+    const card = cards.length > 0 ? this.#random.pick(cards) : 0x10000000 + this.#random.below(0x60000000)
     if (isByCard && this.#isConnected) this.swipe(pile.deviceNo, port, card, nowMs)
     else this.#startOffline(pile, port, card, nowMs)
     return true
@@ -322,7 +342,7 @@ export class DeviceAp3000 implements Device {
     this.#isConnected = false
     this.#agenda.forgetConnection()
     this.#awaited = []
-    this.#rest = undefined
+    this.#stream.forget()
     for (const pile of this.#piles) pile.settling = undefined
     if (why !== '') this.#observer.failed(wasConnected ? 'connection.closed' : 'connection.failed', why)
     if (this.#isQuiet) return
@@ -332,33 +352,7 @@ export class DeviceAp3000 implements Device {
   }
 
   received(bytes: Uint8Array, nowMs: number): void {
-    let view = bytes
-    if (this.#rest !== undefined) {
-      view = new Uint8Array(this.#rest.length + bytes.length)
-      view.set(this.#rest)
-      view.set(bytes, this.#rest.length)
-      this.#rest = undefined
-    }
-    let at = 0
-    while (at < view.length) {
-      const left = view.length - at
-      if (left < 5) break
-      const length = readU16(view, at + 3)
-      if (view[at] !== 0x44 || view[at + 1] !== 0x4e || view[at + 2] !== 0x59 || length < 9 || length > 512) {
-        this.#observer.failed('bytes.unexpected', hexOf(view.subarray(at, at + 64)))
-        return
-      }
-      const frameBytes = 5 + length
-      if (left < frameBytes) break
-      const sumAt = at + frameBytes - 2
-      if (sumOf(view, at, sumAt) !== readU16(view, sumAt))
-        this.#observer.failed('bytes.unexpected', `checksum ${hexOf(view.subarray(at, at + frameBytes))}`)
-      else this.#frame(view, at, sumAt, nowMs)
-      at += frameBytes
-      // a frame may have made us hang up
-      if (!this.#isConnected) return
-    }
-    if (at < view.length) this.#rest = view.slice(at)
+    this.#stream.received(bytes, nowMs)
   }
 
   #frame(view: Uint8Array, at: number, sumAt: number, nowMs: number): void {

@@ -194,3 +194,40 @@ test('wrong bytes are counted, never followed', () => {
   )
   assert.equal(stage.device.freePorts, 2)
 })
+
+/** Two charges that end a second apart; the first sending of the first report is not answered, its repeat is. */
+function stageWithRepeat(second: '0015/02' | '0015/18'): Stage<DeviceBkv> {
+  let endReports = 0
+  const stage: Stage<DeviceBkv> = stageOf(
+    { chargeMs: 20_000 },
+    { isSilent: (name) => !['heartbeat', 'statusReport'].includes(name) && ++endReports === 1 },
+  )
+  stage.run(2_000)
+  stage.device.startOrder(stage.nowMs, false)
+  stage.run(1_000)
+  const port = stage.notebook.started[0]?.startsWith('1/0/') ? '01' : '00'
+  if (second === '0015/02') stage.device.startOrder(stage.nowMs, false)
+  else stage.device.received(fcff('0015', '00000009', `000c1701${port}0100640107d0006403c0`), stage.nowMs)
+  stage.run(100)
+  assert.equal(stage.notebook.started.length, 2)
+  for (let steps = 0; stage.notebook.settlementsAcked.length === 0 && steps < 4_000; steps++) stage.run(10)
+  assert.equal(stage.notebook.settlementsSent.length, 2, 'the report and its repeat')
+  return stage
+}
+
+test('a sending that was never answered does not take the ack of the next report', () => {
+  const stage = stageWithRepeat('0015/02')
+  stage.run(2_000)
+  assert.equal(stage.notebook.settlementsAcked.length, 2)
+  assert.equal(stage.notebook.settlementsSent.length, 3, 'the second report was sent once')
+  assert.deepEqual(stage.notebook.failures, [])
+})
+
+test('a second ack of a report that was sent twice is expected, whatever report comes next', () => {
+  const stage = stageWithRepeat('0015/18')
+  stage.device.received(fcff('0015', '00000000', '00020c0101'), stage.nowMs)
+  assert.equal(stage.notebook.settlementsAcked.length, 1, 'it says nothing about the report that was not sent yet')
+  stage.run(2_000)
+  assert.equal(stage.notebook.settlementsAcked.length, 2)
+  assert.deepEqual(stage.notebook.failures, [])
+})

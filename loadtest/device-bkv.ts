@@ -19,6 +19,7 @@ import {
   RoughWire,
 } from './device.ts'
 import { hexOf } from './device-ap3000.ts'
+import { FrameStream } from './frame-stream.ts'
 
 export interface BkvOptions {
   /** The 14 digits read as a decimal number. */
@@ -36,10 +37,17 @@ export interface BkvOptions {
   /** Seconds of device life per real second while it charges. */
   readonly timeScale: number
   readonly endRepeatMs: number
+  /**
+   * Every ack is for the oldest sending of its socket that has none: a late second ack never erases another report, as it
+   * does where a device takes it for the report that waits (section 6: the ack names the socket only).
+   */
+  readonly acksInOrder: boolean
   /** Repeats of an end report before the connection is closed. */
   readonly endRepeats: number
   readonly resultMs: number
   readonly reconnectMs: number
+  /** Cards that users swipe, six bytes each; empty: a new one each time. */
+  readonly cards: readonly Uint8Array[]
   readonly replyLoss: number
   readonly chaos: Chaos
 }
@@ -54,8 +62,10 @@ export const BKV_DEFAULTS = {
   timeScale: 1,
   endRepeatMs: 10_500,
   endRepeats: 3,
+  acksInOrder: false,
   resultMs: 1_000,
   reconnectMs: 4_000,
+  cards: [],
   replyLoss: 0,
   chaos: 'none',
 } as const satisfies Partial<BkvOptions>
@@ -100,6 +110,8 @@ interface Report {
 
 interface Awaited {
   readonly name: string
+  /** Where two of one name may wait (two users with cards): is this answer about it? Default: yes. */
+  readonly isMeant?: (data: Uint8Array) => boolean
   readonly intendedMs: number
   readonly report?: Report
   readonly onReply?: (data: Uint8Array, nowMs: number, sequence: number) => void
@@ -123,7 +135,23 @@ export class DeviceBkv implements Device {
   #reporting: Appointment | undefined
   #hangUp: Appointment | undefined
   #awaited: Awaited[] = []
-  #rest: Uint8Array | undefined
+  /** Section 1: `fcff`, length of what follows, .., sum, `fcee`. */
+  readonly #stream = new FrameStream({
+    headBytes: 4,
+    frameBytesAt: (view, at) => {
+      const length = readU16(view, at + 2)
+      return view[at] === 0xfc && view[at + 1] === 0xff && length >= 17 && length <= 4_096 ? 4 + length : 0
+    },
+    noFrame: (view, from) => this.#observer.failed('bytes.unexpected', hexOf(view.subarray(from, from + 64))),
+    frame: (view, from, to, nowMs) => {
+      const isWhole = view[to - 2] === 0xfc && view[to - 1] === 0xee && sumOf(view, from + 2, to - 3) === view[to - 3]
+      const isOurs = this.#id.every((byte, index) => view[from + 11 + index] === byte)
+      if (isWhole && isOurs && view[from + 10] === 0)
+        this.#frame(readU16(view, from + 4), readU32(view, from + 6), view.slice(from + 18, to - 3), nowMs)
+      else this.#observer.failed('bytes.unexpected', hexOf(view.subarray(from, to)))
+      return this.#isConnected
+    },
+  })
   #businessNo: number
   #isConnected = false
   #isQuiet = false
@@ -213,7 +241,7 @@ export class DeviceBkv implements Device {
     this.#isConnected = false
     this.#agenda.forgetConnection()
     this.#awaited = []
-    this.#rest = undefined
+    this.#stream.forget()
     this.#reporting = undefined
     this.#hangUp = undefined
     if (why !== '') this.#observer.failed(wasConnected ? 'connection.closed' : 'connection.failed', why)
@@ -223,34 +251,7 @@ export class DeviceBkv implements Device {
   }
 
   received(bytes: Uint8Array, nowMs: number): void {
-    let view = bytes
-    if (this.#rest !== undefined) {
-      view = new Uint8Array(this.#rest.length + bytes.length)
-      view.set(this.#rest)
-      view.set(bytes, this.#rest.length)
-      this.#rest = undefined
-    }
-    let at = 0
-    while (at < view.length) {
-      const left = view.length - at
-      if (left < 4) break
-      const length = readU16(view, at + 2)
-      if (view[at] !== 0xfc || view[at + 1] !== 0xff || length < 17 || length > 4_096) {
-        this.#observer.failed('bytes.unexpected', hexOf(view.subarray(at, at + 64)))
-        return
-      }
-      const frameBytes = 4 + length
-      if (left < frameBytes) break
-      const end = at + frameBytes
-      const isWhole = view[end - 2] === 0xfc && view[end - 1] === 0xee && sumOf(view, at + 2, end - 3) === view[end - 3]
-      const isOurs = this.#id.every((byte, index) => view[at + 11 + index] === byte)
-      if (!isWhole || !isOurs || view[at + 10] !== 0)
-        this.#observer.failed('bytes.unexpected', hexOf(view.subarray(at, end)))
-      else this.#frame(readU16(view, at + 4), readU32(view, at + 6), view.slice(at + 18, end - 3), nowMs)
-      at = end
-      if (!this.#isConnected) return
-    }
-    if (at < view.length) this.#rest = view.slice(at)
+    this.#stream.received(bytes, nowMs)
   }
 
   // ---- what it says by itself ----------------------------------------------------------------------------------------
@@ -328,7 +329,8 @@ export class DeviceBkv implements Device {
   // ---- charging ------------------------------------------------------------------------------------------------------
 
   #swipe(port: Port, nowMs: number): void {
-    const card = Uint8Array.of(0, 0, ...this.#random.bytes(4))
+    const { cards } = this.#options
+    const card = cards.length > 0 ? this.#random.pick(cards) : Uint8Array.of(0, 0, ...this.#random.bytes(4))
     const businessNo = this.#nextBusinessNo()
     const byKey = (atMs: number) => {
       port.swipe = undefined
@@ -341,9 +343,9 @@ export class DeviceBkv implements Device {
       card,
       new Uint8Array(20),
     ])
-    this.#ask('0015/0b', 0x0015, inner(0x0b, data), nowMs, (reply, repliedMs, sequence) => {
-      if (reply.length < 13 || reply[3] !== port.socket || reply[4] !== port.port || readU16(reply, 5) !== businessNo)
-        return this.#observer.failed('reply.wrong', `0b ${hexOf(reply)}`)
+    const isMeant = (reply: Uint8Array) =>
+      reply.length >= 13 && reply[3] === port.socket && reply[4] === port.port && readU16(reply, 5) === businessNo
+    const replied: Awaited['onReply'] = (reply, repliedMs, sequence) => {
       if (port.swipe === undefined) return
       this.#agenda.cancel(port.swipe)
       port.swipe = undefined
@@ -359,7 +361,8 @@ export class DeviceBkv implements Device {
       const amountFen = tiers > 0 ? readU16(reply, 13) : 0
       const { runMs, status } = this.#planRun(reply[8] === 1, minutes, reply[8] === 2 ? readU16(reply, 11) : 0)
       this.#startCharge(port, '0015/0c', runMs, status, repliedMs, { card, tiers, amountFen, businessNo })
-    })
+    }
+    this.#ask('0015/0b', 0x0015, inner(0x0b, data), nowMs, replied, { isMeant })
   }
 
   /** Time bought, energy bought (for a mean load of 250 W), or the battery after chargeMs. */
@@ -509,7 +512,7 @@ export class DeviceBkv implements Device {
       this.#reporting = undefined
       this.#planReport(nowMs + 500)
     }
-    this.#ask(report.kind, report.outer, report.data, atMs, acked, report)
+    this.#ask(report.kind, report.outer, report.data, atMs, acked, { report })
     this.#planReport(atMs + this.#options.endRepeatMs)
   }
 
@@ -542,10 +545,10 @@ export class DeviceBkv implements Device {
     data: Uint8Array,
     atMs: number,
     onReply: Awaited['onReply'],
-    report?: Report,
+    more: Pick<Awaited, 'report' | 'isMeant'> = {},
   ): void {
     if (!this.#isConnected) return
-    this.#awaited.push({ name, intendedMs: atMs, ...(onReply && { onReply }), ...(report && { report }) })
+    this.#awaited.push({ name, intendedMs: atMs, ...(onReply && { onReply }), ...more })
     this.#observer.uplinkSent(name, true)
     this.#wire.send(this.#fcfe(outer, 0, data), atMs)
   }
@@ -623,7 +626,33 @@ export class DeviceBkv implements Device {
 
   /** The oldest question of that name; the sequence of our own frames is 0 and tells nothing. */
   #reply(name: string, data: Uint8Array, nowMs: number, sequence: number): void {
-    const index = this.#awaited.findIndex((entry) => entry.name === name)
+    this.#take(
+      this.#awaited.findIndex((entry) => entry.name === name && entry.isMeant?.(data) !== false),
+      name,
+      data,
+      nowMs,
+      sequence,
+    )
+  }
+
+  /**
+   * The sending that the ack of an end report belongs to. A report that was sent twice is done with its first ack; its
+   * second sending stays, since a second ack may come, but it must not take the ack of the report that is waiting now.
+   * @param socket that the ack names; undefined: it names none
+   */
+  #indexOfReport(isOfKind: (entry: Awaited) => boolean, socket: number | undefined): number {
+    const isOfSocket = ({ report }: Awaited) => socket === undefined || report?.port.socket === socket
+    const sendings = this.#awaited.filter((entry) => entry.report !== undefined && isOfKind(entry))
+    if (this.#options.acksInOrder) return this.#awaited.indexOf(sendings.find(isOfSocket) as Awaited)
+    const found =
+      sendings.find((entry) => entry.report === this.#reports[0] && isOfSocket(entry)) ??
+      sendings.find(isOfSocket) ??
+      sendings[0]
+    return found === undefined ? -1 : this.#awaited.indexOf(found)
+  }
+
+  /** @param index of what was asked; -1: nobody asked */
+  #take(index: number, name: string, data: Uint8Array, nowMs: number, sequence: number): void {
     const entry = this.#awaited[index]
     if (entry === undefined) {
       this.#observer.failed('reply.unexpected', `${name} ${hexOf(data)}`)
@@ -631,10 +660,10 @@ export class DeviceBkv implements Device {
     }
     this.#awaited.splice(index, 1)
     if (this.#random.chance(this.#options.replyLoss)) {
-      this.#observer.replyIgnored(name)
+      this.#observer.replyIgnored(entry.name)
       return
     }
-    this.#observer.replyReceived(name, nowMs - entry.intendedMs)
+    this.#observer.replyReceived(entry.name, nowMs - entry.intendedMs)
     entry.onReply?.(data, nowMs, sequence)
   }
 
@@ -643,7 +672,9 @@ export class DeviceBkv implements Device {
     for (const entry of this.#awaited) {
       const isLate = nowMs - entry.intendedMs > REPLY_WITHIN_MS
       // an end report may wait for the database: its ack still has to find it
-      const isOpenReport = entry.report !== undefined && this.#reports.includes(entry.report)
+      // in order, its ack is still on its way: taken as that of a later report it would erase one that is not stored
+      const isOpenReport =
+        entry.report !== undefined && (this.#options.acksInOrder || this.#reports.includes(entry.report))
       if (!isLate || isOpenReport) this.#awaited[kept++] = entry
       else if (entry.report === undefined) this.#observer.replyMissed(entry.name)
     }
@@ -684,10 +715,8 @@ export class DeviceBkv implements Device {
       case 0x02:
       case 0x18: {
         // the proven ack is 0c for all end reports of 0015; an echo of 02 or 18 is plausible (section 6)
-        const head = this.#reports[0]
-        const kind = head !== undefined && head.kind !== '1000/1004' ? head.kind : undefined
-        const awaited = this.#awaited.find((entry) => entry.report !== undefined && entry.name.startsWith('0015/'))
-        this.#reply(kind ?? awaited?.name ?? name, data, nowMs, sequence)
+        const index = this.#indexOfReport((entry) => entry.name.startsWith('0015/'), data[3])
+        this.#take(index, name, data, nowMs, sequence)
         return
       }
       case 0x1d:
@@ -755,8 +784,16 @@ export class DeviceBkv implements Device {
     const name = `1000/${sub.toString(16)}`
     const socket = keys.get(0x4a)?.[0] ?? 0
     switch (sub) {
-      case 0x1017:
       case 0x1004:
+        this.#take(
+          this.#indexOfReport((entry) => entry.name === name, keys.get(0x4a)?.[0]),
+          name,
+          data,
+          nowMs,
+          sequence,
+        )
+        return
+      case 0x1017:
       case 0x1010:
         this.#reply(name, data, nowMs, sequence)
         return

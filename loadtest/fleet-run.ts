@@ -10,7 +10,9 @@ import { WakeHeap } from './agenda.ts'
 import type { Chaos, Device, DeviceWorld } from './device.ts'
 import { ap3000DeviceNo, DeviceAp3000, iccidOf } from './device-ap3000.ts'
 import { bkvGatewayNo, DeviceBkv } from './device-bkv.ts'
+import { nextOrderS, onePhase, type Phase } from './scenario.ts'
 import { type FleetNotes, type FleetSummary, FleetTally } from './tally.ts'
+import { type PhaseSummary, type Sample, Timeline, type Watched } from './timeline.ts'
 
 export interface FleetOptions {
   readonly host: string
@@ -40,6 +42,21 @@ export interface FleetOptions {
   readonly settleRepeatS: number
   /** How long to wait at the end for what is still unanswered. */
   readonly graceS: number
+  /** What the run is made of, back to back; left out: `ordersPerS` for `durationS`, which phases stand above. */
+  readonly phases?: readonly Phase[]
+  /** The gateway, for the timeline. */
+  readonly watched?: Watched
+  /** First wait before a device dials again; left out: as real ones do, 3 to 4 s. */
+  readonly reconnectMs?: number
+  /** Looks at the bytes of every device. */
+  readonly wiretap?: Wiretap
+}
+
+export interface Wiretap {
+  /** Read from the socket just now, before the device has seen them; not kept. */
+  received(deviceId: string, bytes: Uint8Array): void
+  /** @returns false: the device believes it sent them, and they are lost */
+  mayPass(deviceId: string, bytes: Uint8Array): boolean
 }
 
 export const FLEET_DEFAULTS: FleetOptions = {
@@ -72,12 +89,19 @@ const NUMBERS_MAX = 100_000
 export interface FleetResult {
   readonly summary: FleetSummary
   readonly notes: FleetNotes
+  /** About one per second. */
+  readonly samples: readonly Sample[]
+  readonly phases: readonly PhaseSummary[]
 }
 
 export interface FleetProgress {
   readonly elapsedS: number
   readonly connected: number
   readonly tally: FleetTally
+  /** '' without a scenario. */
+  readonly phase: string
+  /** The last of the timeline; undefined in the first second. */
+  readonly sample: Sample | undefined
 }
 
 /** @throws RangeError with a sentence for the user */
@@ -138,6 +162,7 @@ const now = (() => {
 /** At most this long between two looks at the heap: appointments made by arriving bytes are seen without more timers. */
 const TICK_MS_MAX = 5
 const PROGRESS_MS = 250
+const SAMPLE_MS = 1_000
 const ORDER_TRIES = 8
 const READ_BUFFER = new Uint8Array(65_536)
 
@@ -148,10 +173,14 @@ class Fleet {
   /** One slot per device and one for the order clock. */
   readonly #heap: WakeHeap
   readonly #random: Random
+  readonly #phases: readonly Phase[]
+  #phase = 0
+  #startMs = 0
   #orderAtMs = Number.POSITIVE_INFINITY
 
   constructor(options: FleetOptions) {
     this.#options = options
+    this.#phases = options.phases ?? onePhase(options)
     this.#heap = new WakeHeap(options.devices + 1)
     this.#random = new Random(options.seed, -1)
     for (let index = 0; index < options.devices; index++)
@@ -159,25 +188,40 @@ class Fleet {
   }
 
   async run(signal?: AbortSignal, onProgress?: (progress: FleetProgress) => void): Promise<FleetResult> {
-    const { devices, rampPerS, durationS, ordersPerS, graceS } = this.#options
+    const { devices, rampPerS, graceS } = this.#options
     const startMs = now()
+    this.#startMs = startMs
     for (const [index, { device }] of this.#members.entries()) {
       device.powerOn(startMs + (index * 1_000) / rampPerS)
       this.#heap.set(index, device.nextWakeMs)
     }
-    if (ordersPerS > 0) this.#planOrder(startMs + 1_000 / ordersPerS)
+    this.#planOrder(startMs)
+    const endMs = startMs + (this.#phases.at(-1)?.toS ?? 0) * 1_000
+    const timeline = new Timeline(this.#phases, this.#options.watched ?? {}, this.#tally, startMs)
     let progressAtMs = startMs
+    let sampleAtMs = startMs + SAMPLE_MS
     const goOn = (isOver: () => boolean) =>
       this.#loop(() => {
         const nowMs = now()
+        this.#enterPhase(nowMs)
+        if (nowMs >= sampleAtMs) {
+          sampleAtMs += SAMPLE_MS
+          timeline.take(this.#tally, this.#connected(), this.#phase, nowMs)
+        }
         if (nowMs >= progressAtMs) {
           progressAtMs = nowMs + PROGRESS_MS
-          onProgress?.({ elapsedS: (nowMs - startMs) / 1_000, connected: this.#connected(), tally: this.#tally })
+          onProgress?.({
+            elapsedS: (nowMs - startMs) / 1_000,
+            connected: this.#connected(),
+            tally: this.#tally,
+            phase: this.#phases[this.#phase]?.name ?? '',
+            sample: timeline.samples.at(-1),
+          })
         }
         return isOver()
       })
 
-    await goOn(() => signal?.aborted === true || now() >= startMs + durationS * 1_000)
+    await goOn(() => signal?.aborted === true || now() >= endMs)
     const ranS = (now() - startMs) / 1_000
     this.#heap.set(devices, Number.POSITIVE_INFINITY)
     this.#tally.runEnded()
@@ -194,6 +238,8 @@ class Fleet {
     })
 
     const connected = this.#connected()
+    timeline.take(this.#tally, connected, this.#phase, now())
+    timeline.end()
     const unacked = this.#tally.settlementsSent - this.#tally.settlementsAcked
     await Promise.all(this.#members.map((member) => member.end()))
     // a reply lost on purpose, and a connection cut on purpose, leave records for the next run
@@ -201,6 +247,20 @@ class Fleet {
     return {
       summary: this.#tally.summary(devices, connected, ranS, unacked, isUnackedAnError),
       notes: this.#tally.notes(ranS, unacked),
+      samples: timeline.samples,
+      phases: timeline.phases,
+    }
+  }
+
+  /** The phase that `nowMs` lies in, and what happens at its beginning. */
+  #enterPhase(nowMs: number): void {
+    for (;;) {
+      const next = this.#phases[this.#phase + 1]
+      if (next === undefined || nowMs < this.#startMs + next.fromS * 1_000) return
+      this.#phase++
+      if (next.cutShare > 0)
+        for (const member of this.#members)
+          if (member.device.isConnected && this.#random.chance(next.cutShare)) member.close(true)
     }
   }
 
@@ -239,12 +299,12 @@ class Fleet {
       this.#heap.set(index, device.nextWakeMs)
     }
     if (!isStarted) this.#tally.ordersWithoutPort++
-    this.#planOrder(this.#orderAtMs + 1_000 / this.#options.ordersPerS)
+    this.#planOrder(this.#orderAtMs)
   }
 
-  #planOrder(atMs: number): void {
-    this.#orderAtMs = atMs
-    this.#heap.set(this.#options.devices, atMs)
+  #planOrder(afterMs: number): void {
+    this.#orderAtMs = this.#startMs + nextOrderS(this.#phases, (afterMs - this.#startMs) / 1_000) * 1_000
+    this.#heap.set(this.#options.devices, this.#orderAtMs)
   }
 
   #connected(): number {
@@ -282,6 +342,7 @@ class Member implements DeviceWorld {
         buffer: READ_BUFFER,
         callback: (bytesRead, buffer) => {
           if (this.#socket === socket && !this.#isClosedByUs) {
+            this.#options.wiretap?.received(this.device.deviceId, buffer.subarray(0, bytesRead))
             this.device.received(buffer.subarray(0, bytesRead), now())
             this.#replan()
           }
@@ -307,9 +368,11 @@ class Member implements DeviceWorld {
   }
 
   send(bytes: Uint8Array): void {
-    if (!this.#isClosedByUs) this.#socket?.write(bytes)
+    if (this.#isClosedByUs || this.#options.wiretap?.mayPass(this.device.deviceId, bytes) === false) return
+    this.#socket?.write(bytes)
   }
 
+  /** Also from outside, as if the power failed: the device hears of it like of a close it asked for. */
   close(isAbrupt: boolean): void {
     this.#isClosedByUs = true
     if (isAbrupt) this.#socket?.resetAndDestroy()
@@ -356,6 +419,7 @@ class Member implements DeviceWorld {
         settleRepeatMs: this.#options.settleRepeatS * 1_000,
         replyLoss: this.#options.replyLoss,
         chaos: this.#options.chaos,
+        ...(this.#options.reconnectMs !== undefined && { reconnectMs: this.#options.reconnectMs }),
       },
       this,
       tally,
@@ -376,6 +440,7 @@ class Member implements DeviceWorld {
         timeScale: this.#options.timeScale,
         replyLoss: this.#options.replyLoss,
         chaos: this.#options.chaos,
+        ...(this.#options.reconnectMs !== undefined && { reconnectMs: this.#options.reconnectMs }),
       },
       this,
       tally,

@@ -1,6 +1,7 @@
 /** Counts what a fleet did and how long answers took. One per run, shared by all devices. */
 import { createHistogram, type RecordableHistogram } from 'node:perf_hooks'
 import type { DeviceObserver, FailureKind } from './device.ts'
+import { Interval } from './timeline.ts'
 
 /** The one object that `--json` prints: contract section 8. */
 export interface FleetSummary {
@@ -61,6 +62,8 @@ export class FleetTally implements DeviceObserver {
   #uplinksOfRun: number | undefined
   readonly #failuresByKind = new Map<FailureKind, number>()
   readonly #firstFailures: string[] = []
+  /** Since the last sample of the timeline; empty again after each. */
+  readonly interval = new Interval()
   readonly #replyUs = createHistogram()
   readonly #settlementUs = createHistogram()
   readonly #latenessUs = createHistogram()
@@ -73,7 +76,10 @@ export class FleetTally implements DeviceObserver {
   replyReceived(name: string, latencyMs: number): void {
     this.repliesReceived++
     record(this.#replyUs, latencyMs)
-    if (SETTLEMENTS.has(name)) record(this.#settlementUs, latencyMs)
+    record(this.interval.replyUs, latencyMs)
+    if (!SETTLEMENTS.has(name)) return
+    record(this.#settlementUs, latencyMs)
+    record(this.interval.settlementUs, latencyMs)
   }
 
   replyIgnored(_name: string): void {
@@ -114,6 +120,7 @@ export class FleetTally implements DeviceObserver {
 
   late(latenessMs: number): void {
     record(this.#latenessUs, latenessMs)
+    record(this.interval.latenessUs, latenessMs)
   }
 
   /**
