@@ -1,10 +1,10 @@
 /** Deterministic names of facts: the same fact told twice has the same id, so that telling it twice changes nothing. */
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 
 /**
  * @param parts what makes the fact this one and no other: type, device, port, order, epoch …
  * @returns 32 lower-case hex digits
  */
 export function eventIdOf(...parts: readonly (string | number)[]): string {
-  return createHash('sha256').update(parts.join('\u001f')).digest('hex').slice(0, 32)
+  return hash('sha256', parts.join('\u001f'), 'hex').slice(0, 32)
 }

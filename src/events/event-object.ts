@@ -20,12 +20,14 @@ export const EVENT_TYPES = [
   'device.param_result',
   'device.network_topology',
   'ota.progress_update',
+  'webhook.disabled',
 ] as const
+export type EventType = (typeof EVENT_TYPES)[number]
 
 export interface EventObject {
   readonly event_id: string
   readonly event_type: string
-  /** As in the API: 8 hex digits (AP3000) or 14 digits (BKV). */
+  /** As in the API: 8 hex digits (AP3000) or 14 digits (BKV); empty: about no device (webhook.disabled). */
   readonly device_phy_id: string
   /** Unix s */
   readonly timestamp: number

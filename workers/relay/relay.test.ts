@@ -165,6 +165,18 @@ describe('what arrives', () => {
     assert.deepEqual(results, Array(5).fill('delivered'))
   })
 
+  test('the delay is from the commit to the 2xx, failed attempts included, and no redelivery', async () => {
+    const delays: number[] = []
+    const { receiver, id } = await hook({ behave: () => (receiver.received.length === 1 ? 500 : 200) })
+    startRelay({ scheduleMs: [200] }, { onDelivered: (seconds) => delays.push(seconds) })
+    const [eventId] = await happen(1)
+    await settled(id, 1)
+    await sql.begin((tx) => queueAgain(tx, id, { eventId: eventId! }))
+    await settled(id, 2)
+    assert.equal(delays.length, 1)
+    assert.ok(delays[0]! >= 0.155 && delays[0]! < 10, `${delays[0]} s`)
+  })
+
   test('first 500, then 200: the same body again, a new nonce, one effect (D7)', async () => {
     const { receiver, id } = await hook({ behave: () => (receiver.received.length === 1 ? 500 : 200) })
     startRelay()
@@ -312,6 +324,50 @@ describe('faults', () => {
     assert.equal(audit.length, 1)
   })
 
+  test('who was stopped is told to the tenant by an event, once per stop, and to nobody else', async () => {
+    const gone = await hook({ behave: () => 410 })
+    const other = await hook({ types: ['webhook.disabled'] })
+    await sql`insert into tenants (tenant_id, name) values ('north', 'North') on conflict do nothing`
+    const north = await hook({ tenant: 'north' })
+    startRelay()
+    for (let stop = 1; stop <= 2; stop++) {
+      await happen(3)
+      await settled(other.id, stop)
+      const { event } = other.receiver.received[stop - 1]!
+      assert.deepEqual([event.event_type, event.device_phy_id], ['webhook.disabled', ''])
+      assert.deepEqual(event.data, {
+        webhook_id: gone.id,
+        reason: 'gone',
+        detail: 'answered 410',
+        failing_since: null,
+        cancelled_deliveries: 2,
+      })
+      // as PATCH {"status":"active"} does
+      await sql`
+        update webhook_endpoints set status = 'active', from_cursor = (select max(cursor) from events)
+        where endpoint_id = ${gone.id}`
+    }
+    assert.equal(new Set(other.receiver.received.map(({ event }) => event.event_id)).size, 2)
+    assert.equal(gone.receiver.received.length, 2)
+    assert.equal(north.receiver.received.length, 0)
+  })
+
+  test('a stop and its event are one transaction: without the event there is no stop', async () => {
+    const { id } = await hook()
+    await happen(1)
+    await fanOut(sql, 100)
+    await sql`create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$`
+    await sql`create trigger refuse before insert on events for each statement execute function refuse()`
+    try {
+      await assert.rejects(stopEndpoint(sql, id, 'gone', 'test'))
+    } finally {
+      await sql`drop trigger refuse on events`
+      await sql`drop function refuse`
+    }
+    const [endpoint] = await sql`select status from webhook_endpoints where endpoint_id = ${id}`
+    assert.deepEqual([endpoint!['status'], await pending(id)], ['active', 1])
+  })
+
   test('429 with Retry-After: the whole endpoint rests that long, nobody is asked before', async () => {
     const { receiver, id } = await hook({
       behave: (_, response) => {
@@ -410,6 +466,80 @@ describe('faults', () => {
     const [endpoint] = await sql`select status, stop_reason from webhook_endpoints where endpoint_id = ${id}`
     assert.equal(endpoint!['status'], 'stopped')
     assert.match(String(endpoint!['stop_reason']), /^failed since 20.*: status 500$/)
+    const [told] = await sql`select data from events where event_type = 'webhook.disabled'`
+    const { webhook_id: webhookId, reason, detail, failing_since: since } = told!['data']
+    assert.deepEqual([webhookId, reason, detail], [id, 'failing', endpoint!['stop_reason']])
+    assert.ok(Date.parse(since) > Date.now() - 60_000)
+  })
+})
+
+describe('what an endpoint has of its own', () => {
+  const set = async (id: string, of: { scheduleS?: number[]; timeoutMs?: number; concurrency?: number }) =>
+    await sql`
+      update webhook_endpoints set retry_schedule_s = ${of.scheduleS ?? null}, timeout_ms = ${of.timeoutMs ?? null},
+        concurrency = ${of.concurrency ?? null} where endpoint_id = ${id}`
+
+  test('schedule: its own number of attempts and delays, the other as configured', async () => {
+    const own = await hook({ behave: () => 500 })
+    const common = await hook({ behave: () => 500 })
+    await set(own.id, { scheduleS: [0.2, 0.01] })
+    startRelay({ scheduleMs: [10] })
+    await happen(1)
+    const [ownRow] = await settled(own.id, 1)
+    const [commonRow] = await settled(common.id, 1)
+    assert.deepEqual([ownRow!['attempts'], ownRow!['status']], [3, 'dead'])
+    assert.deepEqual([commonRow!['attempts'], commonRow!['status']], [2, 'dead'])
+    const [first, second] = own.receiver.received
+    // 200 ms less the fifth by which delays are spread
+    assert.ok(second!.atMonoMs - first!.atMonoMs >= 155, `${second!.atMonoMs - first!.atMonoMs} ms`)
+  })
+
+  test('timeout: the patient one is waited for, the impatient one is cut', async () => {
+    const slow: ReceiverOptions['behave'] = (_, response) =>
+      void setTimeout(() => response.writableEnded || response.writeHead(200).end(), 400)
+    const patient = await hook({ behave: slow })
+    const impatient = await hook({ behave: slow })
+    await set(patient.id, { timeoutMs: 20_000 })
+    await set(impatient.id, { timeoutMs: 60 })
+    startRelay({ timeoutMs: 200, scheduleMs: [] })
+    await happen(1)
+    assert.deepEqual([(await settled(patient.id, 1))[0]!['status']], ['delivered'])
+    const [cut] = await settled(impatient.id, 1)
+    assert.deepEqual([cut!['status'], cut!['last_error']], ['dead', 'timeout'])
+    assert.ok(cut!['attempt_log'][0].duration_ms < 200, `${cut!['attempt_log'][0].duration_ms} ms`)
+  })
+
+  test('concurrency: never more under way than its own, changed while it runs', async () => {
+    const most = new Map<string, number>()
+    const counting = (name: string): NonNullable<ReceiverOptions['behave']> => {
+      let active = 0
+      return (_, response) => {
+        most.set(name, Math.max(most.get(name) ?? 0, ++active))
+        setTimeout(() => {
+          active--
+          response.writeHead(200).end()
+        }, 20)
+        return undefined
+      }
+    }
+    const one = await hook({ behave: counting('one') })
+    const many = await hook({ behave: counting('many') })
+    await set(one.id, { concurrency: 1 })
+    await set(many.id, { concurrency: 20 })
+    startRelay({ concurrency: 3 })
+    for (let device = 10; device < 50; device++) await happen(1, { device: `000000${device}` })
+    await settled(one.id, 40)
+    await settled(many.id, 40)
+    assert.equal(most.get('one'), 1)
+    assert.ok(most.get('many')! > 3 && most.get('many')! <= 20, `${most.get('many')}`)
+    await set(many.id, { concurrency: 2 })
+    // the next claim tells the relay
+    await happen(1)
+    await settled(many.id, 41)
+    most.clear()
+    for (let device = 10; device < 50; device++) await happen(1, { device: `000000${device}` })
+    await settled(many.id, 81)
+    assert.equal(most.get('many'), 2)
   })
 })
 
@@ -458,9 +588,44 @@ describe('order and isolation', () => {
         await happen(1, { device: `000000${String(device).padStart(2, '0')}` })
     await settled(healthy.id, 200, 5_000)
     assert.equal(healthy.receiver.effects.length, 200)
-    assert.deepEqual([await pending(hanging.id), await pending(dead)], [200, 200])
+    // none is lost: what is not made yet lies behind held_cursor
+    for (const id of [hanging.id, dead]) {
+      const waiting = await pending(id)
+      assert.ok(waiting >= 4 && waiting <= 200, `${waiting}`)
+    }
     assert.ok(hanging.receiver.received.length <= 4 && holes.length <= 4, 'no more under way than allowed')
     for (const id of [hanging.id, dead]) await sql`delete from webhook_endpoints where endpoint_id = ${id}`
+  })
+
+  test('the stream goes on without an endpoint that fails; when it is well it gets everything, once and in order', async () => {
+    let isDown = true
+    const sick = await hook({ behave: () => (isDown ? 500 : 200) })
+    const healthy = await hook()
+    startRelay({ scheduleMs: Array(50).fill(100), concurrency: 16 })
+    const devices = Array.from({ length: 20 }, (_, device) => `000000${device + 10}`)
+    for (const device of devices) await happen(2, { device })
+    await eventually(
+      'it is held',
+      async () => await sql`select from webhook_endpoints where endpoint_id = ${sick.id} and held_cursor is not null`,
+      ({ count }) => count === 1,
+    )
+    for (const device of devices) await happen(60, { device })
+    await settled(healthy.id, 1_240, 30_000)
+    // a few are tried, the rest is not even written
+    assert.ok((await pending(sick.id)) <= 40 + 2 * 200, `${await pending(sick.id)}`)
+    isDown = false
+    const rows = await settled(sick.id, 1_240, 30_000)
+    assert.ok(rows.every((row) => row['status'] === 'delivered'))
+    assert.equal(sick.receiver.effects.length, 1_240)
+    for (const device of devices)
+      assert.ok(isSorted(numbersOf(sick.receiver.effects.filter((event) => event.device_phy_id === device))), device)
+    await eventually(
+      'it goes with the stream again',
+      async () => await sql`select from webhook_endpoints where held_cursor is not null`,
+      ({ count }) => count === 0,
+    )
+    await happen(1)
+    await settled(sick.id, 1_241)
   })
 
   test('two gateways on one database: everything once, in order', async () => {
@@ -609,8 +774,8 @@ describe('the queue', () => {
     const { id } = await hook()
     await happen(2)
     await fanOut(sql, 100)
-    assert.equal(await stopEndpoint(sql, id, 'test'), true)
-    assert.equal(await stopEndpoint(sql, id, 'test'), false)
+    assert.equal(await stopEndpoint(sql, id, 'gone', 'test'), true)
+    assert.equal(await stopEndpoint(sql, id, 'gone', 'test'), false)
     await happen(2)
     await fanOut(sql, 100)
     const rows = await sql`select status from webhook_deliveries`

@@ -16,23 +16,30 @@ import { signatureHeaders } from '../../src/webhooks/sign.ts'
 import { Sender, type SenderOptions, type SentAttempt } from './send.ts'
 import {
   type Claimed,
+  catchUp,
   claimDue,
   countPending,
   dropEnded,
   type Ended,
   fanOut,
+  heldEndpoints,
+  holdEndpoint,
   markFailing,
   markHealthy,
   recover,
+  type StopReason,
   stopEndpoint,
   storeEnded,
 } from './store.ts'
 
-export interface RelayOptions extends Pick<SenderOptions, 'timeoutMs' | 'guard'> {
+/** Schedule, timeout and concurrency are for endpoints that have none of their own. */
+export interface RelayOptions extends Pick<SenderOptions, 'guard'> {
   /** Stable over restarts of the same gateway, different for every other one. */
   readonly name: string
   /** Attempts under way per endpoint. */
   readonly concurrency: number
+  /** From the start of an attempt to the status line. */
+  readonly timeoutMs: number
   readonly scheduleMs: readonly number[]
   /** An endpoint that has failed for this long is stopped. */
   readonly disableAfterMs: number
@@ -48,6 +55,8 @@ export interface RelayParts {
   readonly log: Log
   readonly onAttempt: (result: AttemptResult, seconds: number) => void
   readonly onPending: (count: number) => void
+  /** From the commit of an event to the receiver's 2xx; first deliveries only, a redelivery was asked for later. */
+  readonly onDelivered?: (seconds: number) => void
   readonly resolve?: SenderOptions['resolve']
 }
 
@@ -56,6 +65,10 @@ interface Endpoint {
   /** Claimed, waiting for a place. */
   readonly queue: { readonly claimed: Claimed; readonly claimedMonoMs: number }[]
   active: number
+  /** The last end of an attempt, or the start of the first one after a rest. */
+  endedMonoMs: number
+  /** Its own; undefined: as configured. */
+  concurrency: number | undefined
   /** Failures since the last success. */
   failures: number
   restUntilMonoMs: number
@@ -65,7 +78,12 @@ interface Endpoint {
 const FAN_OUT_EVENTS_MAX = 1_000
 /** Claimed ahead for each place, so that a fast receiver does not wait for the database. */
 const CLAIM_AHEAD = 4
-/** After so many failures in a row an endpoint is asked one at a time. */
+/** Deliveries that wait for an endpoint which is held; while it is stuck the few that are tried are enough. */
+const HELD_PENDING = 4_000
+const STUCK_PENDING = 200
+/** All places taken and nothing ended for so long: the stream goes on without it. */
+const STUCK_MS = 500
+/** After so many failures in a row an endpoint is asked one at a time, and the stream goes on without it. */
 const FAILURES_SLOW = 5
 const COUNT_EVERY_MS = 2_000
 const TIDY_EVERY_MS = 3_600_000
@@ -78,6 +96,8 @@ export class Relay {
   readonly #endpoints = new Map<string, Endpoint>()
   /** Claimed and not stored yet: not to be taken a second time when a lease ends early. */
   readonly #held = new Set<number>()
+  /** Endpoints the stream goes on without; looked up with the housekeeping. */
+  #heldBack: readonly string[] = []
   #ended: Ended[] = []
   #storing: Promise<void> | undefined
   #isStopped = false
@@ -92,8 +112,8 @@ export class Relay {
   constructor(options: RelayOptions, parts: RelayParts) {
     this.#options = options
     this.#parts = parts
-    const { timeoutMs, guard } = options
-    this.#sender = new Sender({ timeoutMs, guard, ...(parts.resolve === undefined ? {} : { resolve: parts.resolve }) })
+    const { guard } = options
+    this.#sender = new Sender({ guard, ...(parts.resolve === undefined ? {} : { resolve: parts.resolve }) })
   }
 
   start(): void {
@@ -166,7 +186,13 @@ export class Relay {
   async #pump(): Promise<void> {
     const { sql } = this.#parts
     for (;;) {
-      const events = await fanOut(sql, FAN_OUT_EVENTS_MAX)
+      await this.#holdStuck()
+      let events = await fanOut(sql, FAN_OUT_EVENTS_MAX)
+      for (const endpointId of this.#heldBack)
+        if (!this.#isStuck(endpointId)) {
+          const catching = { eventsMax: FAN_OUT_EVENTS_MAX, pendingMax: HELD_PENDING, isKept: false }
+          events = Math.max(events, await catchUp(sql, endpointId, catching))
+        }
       await this.#claim()
       if (events < FAN_OUT_EVENTS_MAX || this.#isStopped) return
     }
@@ -178,6 +204,10 @@ export class Relay {
     if (nowMonoMs >= this.#countAtMonoMs) {
       this.#countAtMonoMs = nowMonoMs + COUNT_EVERY_MS
       onPending(await countPending(sql))
+      this.#heldBack = await heldEndpoints(sql)
+      for (const endpointId of this.#heldBack)
+        if (this.#isStuck(endpointId))
+          await catchUp(sql, endpointId, { eventsMax: STUCK_PENDING, pendingMax: STUCK_PENDING, isKept: true })
     }
     if (nowMonoMs >= this.#tidyAtMonoMs) {
       this.#tidyAtMonoMs = nowMonoMs + TIDY_EVERY_MS
@@ -187,28 +217,44 @@ export class Relay {
 
   // ---- claims ---------------------------------------------------------------------------------------------------
 
-  #placesOf(endpoint: Endpoint): number {
-    return endpoint.failures >= FAILURES_SLOW ? 1 : this.#options.concurrency
+  #isStuck(endpointId: string): boolean {
+    const endpoint = this.#endpoints.get(endpointId)
+    if (endpoint === undefined) return false
+    const { active, failures, endedMonoMs } = endpoint
+    const isFull = active >= this.#placesOf(endpoint)
+    return failures >= FAILURES_SLOW || (isFull && performance.now() - endedMonoMs > STUCK_MS)
+  }
+
+  async #holdStuck(): Promise<void> {
+    for (const { endpointId, active, queue } of [...this.#endpoints.values()]) {
+      if (this.#heldBack.includes(endpointId) || !this.#isStuck(endpointId)) continue
+      if (await holdEndpoint(this.#parts.sql, endpointId)) this.#heldBack = [...this.#heldBack, endpointId]
+      // stopped or removed: what is remembered of it means nothing any more
+      else if (active === 0 && queue.length === 0) this.#endpoints.delete(endpointId)
+    }
+  }
+
+  #placesOf({ failures, concurrency }: Endpoint): number {
+    return failures >= FAILURES_SLOW ? 1 : (concurrency ?? this.#options.concurrency)
   }
 
   async #claim(): Promise<void> {
     const { concurrency, timeoutMs, name } = this.#options
-    const each = concurrency * CLAIM_AHEAD
     const rooms = new Map<string, number>()
     const nowMonoMs = performance.now()
     for (const endpoint of this.#endpoints.values()) {
       const { endpointId, active, queue, failures, restUntilMonoMs } = endpoint
       if (active === 0 && queue.length === 0 && failures === 0) continue
-      const ahead = failures >= FAILURES_SLOW ? 1 : each
+      const ahead = failures >= FAILURES_SLOW ? 1 : this.#placesOf(endpoint) * CLAIM_AHEAD
       rooms.set(endpointId, restUntilMonoMs > nowMonoMs ? 0 : Math.max(0, ahead - active - queue.length))
     }
-    // everything claimed ahead may time out before the last of it starts
-    const leaseMs = (CLAIM_AHEAD + 2) * timeoutMs + 5_000
-    for (const claimed of await claimDue(this.#parts.sql, { by: name, each, rooms, leaseMs })) {
+    const claim = { by: name, concurrency, timeoutMs, ahead: CLAIM_AHEAD, rooms }
+    for (const claimed of await claimDue(this.#parts.sql, claim)) {
       if (this.#held.has(claimed.delivery_id)) continue
       this.#held.add(claimed.delivery_id)
       const endpoint = this.#endpointOf(claimed.endpoint_id)
       endpoint.failingSinceMs = claimed.failing_since?.getTime()
+      endpoint.concurrency = claimed.concurrency ?? undefined
       endpoint.queue.push({ claimed, claimedMonoMs: performance.now() })
       this.#next(endpoint)
     }
@@ -217,22 +263,31 @@ export class Relay {
   #endpointOf(endpointId: string): Endpoint {
     let endpoint = this.#endpoints.get(endpointId)
     if (endpoint === undefined) {
-      endpoint = { endpointId, queue: [], active: 0, failures: 0, restUntilMonoMs: 0, failingSinceMs: undefined }
+      endpoint = {
+        endpointId,
+        queue: [],
+        active: 0,
+        endedMonoMs: 0,
+        concurrency: undefined,
+        failures: 0,
+        restUntilMonoMs: 0,
+        failingSinceMs: undefined,
+      }
       this.#endpoints.set(endpointId, endpoint)
     }
     return endpoint
   }
 
   #next(endpoint: Endpoint): void {
-    const { timeoutMs } = this.#options
     while (endpoint.queue.length > 0) {
       const restMs = endpoint.restUntilMonoMs - performance.now()
       const { claimed, claimedMonoMs } = endpoint.queue[0]!
+      const timeoutMs = claimed.timeout_ms ?? this.#options.timeoutMs
       if (restMs > 0) this.#giveBack(claimed, Number.isFinite(restMs) ? restMs : TROUBLE_MS)
       // too near the end of its lease: another gateway might begin while we still send
       else if (performance.now() - claimedMonoMs > CLAIM_AHEAD * timeoutMs + 2_500) this.#giveBack(claimed, 0)
       else if (endpoint.active < this.#placesOf(endpoint)) {
-        endpoint.active++
+        if (endpoint.active++ === 0) endpoint.endedMonoMs = performance.now()
         void this.#deliver(endpoint, claimed)
       } else return
       endpoint.queue.shift()
@@ -250,11 +305,13 @@ export class Relay {
     const atMs = Date.now()
     const sent = await this.#send(claimed, atMs)
     endpoint.active--
+    endpoint.endedMonoMs = performance.now()
     const { delivery_id, endpoint_id, lane } = claimed
     const ended = { delivery_id, endpoint_id, lane }
     if (sent.error === 'aborted') this.#giveBack(claimed, 0)
     else {
-      const outcome = outcomeOf(sent, claimed.attempts + 1, this.#options.scheduleMs, Math.random(), Date.now())
+      const scheduleMs = claimed.retry_schedule_s?.map((seconds) => seconds * 1_000) ?? this.#options.scheduleMs
+      const outcome = outcomeOf(sent, claimed.attempts + 1, scheduleMs, Math.random(), Date.now())
       const attempt = {
         at: new Date(atMs).toISOString(),
         status: sent.status ?? null,
@@ -265,6 +322,8 @@ export class Relay {
       const status = outcome.kind === 'delivered' ? 'delivered' : outcome.kind === 'retry' ? 'pending' : 'dead'
       this.#ended.push({ ...ended, status, delay_ms: outcome.kind === 'retry' ? outcome.delayMs : 0, attempt })
       this.#parts.onAttempt(RESULTS[outcome.kind], sent.durationMs / 1_000)
+      if (outcome.kind === 'delivered' && claimed.replay === 0 && claimed.stored_at !== null)
+        this.#parts.onDelivered?.(Math.max(0, atMs + sent.durationMs - claimed.stored_at.getTime()) / 1_000)
       this.#heal(endpoint, outcome, attempt.error ?? '')
       this.#store()
     }
@@ -292,7 +351,8 @@ export class Relay {
         timestampS: Math.floor(atMs / 1_000),
         nonce: randomBytes(12).toString('hex'),
       })
-      return await this.#sender.send(claimed.url, headers, body)
+      const timeoutMs = claimed.timeout_ms ?? this.#options.timeoutMs
+      return await this.#sender.send({ address: claimed.url, headers, body, timeoutMs })
     } catch (error) {
       // a row that cannot be made into a request fails like one that is not answered, and ends by the schedule
       return { ...FAILED, error: String(error).slice(0, 200) }
@@ -312,16 +372,20 @@ export class Relay {
     endpoint.failures++
     if (outcome.kind === 'retry' && outcome.restMs > 0)
       endpoint.restUntilMonoMs = Math.max(endpoint.restUntilMonoMs, performance.now() + outcome.restMs)
-    if (outcome.kind === 'gone') this.#stopEndpoint(endpoint, 'answered 410')
+    if (outcome.kind === 'gone') this.#stopEndpoint(endpoint, 'gone', 'answered 410')
     else if (endpoint.failingSinceMs === undefined) {
       endpoint.failingSinceMs = Date.now()
       this.#note(markFailing(this.#parts.sql, endpointId, error))
     } else if (Date.now() - endpoint.failingSinceMs > this.#options.disableAfterMs)
-      this.#stopEndpoint(endpoint, `failed since ${new Date(endpoint.failingSinceMs).toISOString()}: ${error}`)
+      this.#stopEndpoint(
+        endpoint,
+        'failing',
+        `failed since ${new Date(endpoint.failingSinceMs).toISOString()}: ${error}`,
+      )
   }
 
   /** Nothing more is sent from now on; the rows follow, also if the database is away at this moment. */
-  #stopEndpoint(endpoint: Endpoint, reason: string): void {
+  #stopEndpoint(endpoint: Endpoint, reason: StopReason, detail: string): void {
     if (endpoint.restUntilMonoMs === Number.POSITIVE_INFINITY) return
     const { sql, log } = this.#parts
     const { endpointId } = endpoint
@@ -331,8 +395,10 @@ export class Relay {
         // its last attempt is stored first, or the stop would cancel what has just ended
         await this.#store()
         try {
-          if (await stopEndpoint(sql, endpointId, reason))
-            log.warn({ event: 'webhook.stopped', endpointId, reason, msg: 'a webhook endpoint was stopped' })
+          if (await stopEndpoint(sql, endpointId, reason, detail))
+            log.warn({ event: 'webhook.stopped', endpointId, reason: detail, msg: 'a webhook endpoint was stopped' })
+          // the tenant's other endpoints are told
+          this.wake()
           break
         } catch (error) {
           this.#trouble(error)

@@ -13,11 +13,17 @@ import { allowedAddresses, type GuardOptions, hostOf, refusalOf } from '../../sr
 import type { Attempt } from '../../src/webhooks/outcome.ts'
 
 export interface SenderOptions {
-  /** From the start to the status line, everything included. */
-  readonly timeoutMs: number
   readonly guard: GuardOptions
   /** Every address of a name; the system's resolver by default. */
   readonly resolve?: (host: string) => Promise<readonly LookupAddress[]>
+}
+
+export interface Request {
+  readonly address: string
+  readonly headers: Readonly<Record<string, string>>
+  readonly body: string
+  /** From the start to the status line, everything included. */
+  readonly timeoutMs: number
 }
 
 export interface SentAttempt extends Attempt {
@@ -49,11 +55,11 @@ export class Sender {
   }
 
   /** Never rejects: whatever happens is an attempt with a status or an error. */
-  async send(address: string, headers: Readonly<Record<string, string>>, body: string): Promise<SentAttempt> {
+  async send(request: Request): Promise<SentAttempt> {
     const startedMonoMs = performance.now()
-    const first = await this.#try(address, headers, body, startedMonoMs)
+    const first = await this.#try(request, startedMonoMs)
     // a kept connection that the receiver closed at this moment: it has not read the request
-    return first === 'stale' ? ((await this.#try(address, headers, body, startedMonoMs, true)) as SentAttempt) : first
+    return first === 'stale' ? ((await this.#try(request, startedMonoMs, true)) as SentAttempt) : first
   }
 
   /** Cuts off everything under way. */
@@ -67,9 +73,7 @@ export class Sender {
   }
 
   #try(
-    address: string,
-    headers: Readonly<Record<string, string>>,
-    body: string,
+    { address, headers, body, timeoutMs }: Request,
     startedMonoMs: number,
     isFresh = false,
   ): Promise<SentAttempt | 'stale'> {
@@ -92,7 +96,7 @@ export class Sender {
         resolve({ status, error: status === undefined ? error : undefined, retryAfter, durationMs, answer })
       }
       this.#underWay.add(end)
-      const leftMs = () => Math.max(1, this.#options.timeoutMs - (performance.now() - startedMonoMs))
+      const leftMs = () => Math.max(1, timeoutMs - (performance.now() - startedMonoMs))
       timer = setTimeout(() => end('timeout'), leftMs())
 
       if (refusalOf(address, this.#options.guard) !== undefined) return end('address_refused')

@@ -4,19 +4,44 @@
  * What always holds, per endpoint and lane: at most one pending delivery has a `next_attempt_at`, and it is the one with
  * the lowest id. Whoever adds or cancels takes `lock_webhook_lanes(true)`, whoever ends one takes it shared (0006).
  */
+import { eventIdOf } from '../../src/events/event-id.ts'
+import type { EventType } from '../../src/events/event-object.ts'
 import type { Sql, TransactionSql } from '../../src/main/database/connect.ts'
 
 export const FAN_OUT = 'fan-out'
+
+/**
+ * Settings of the relay's connections.
+ *
+ * Plans: the tables are a queue, and what a statement touches is a few rows found by index, however many there are. A plan
+ * that was made while they were empty reads all of them for every row, until statistics come a minute later (deliveries were
+ * 14 s to 100 s late after a burst of 8,000 events): so plans are made anew for the size of the moment, without joins that
+ * read a whole table.
+ *
+ * Commits: not waited for. What a crash of the server takes back, be it a fan-out with its position, a claim or an end, is
+ * done again, and the receiver knows it by its event_id. A stop waits for its commit (stopEndpoint).
+ */
+export const RELAY_SETTINGS = {
+  plan_cache_mode: 'force_custom_plan',
+  enable_seqscan: 'off',
+  enable_hashjoin: 'off',
+  enable_mergejoin: 'off',
+  jit: 'off',
+  synchronous_commit: 'off',
+} as const
 
 /** SQL of the lane of an event `e`: its order, else its device. */
 const laneOf = (tx: TransactionSql) =>
   tx`coalesce('order ' || e.device_id || ' ' || e.order_key, 'device ' || e.device_id)`
 const isWanted = (tx: TransactionSql) => tx`
   (w.event_types = '{}' or e.event_type = any(w.event_types)) and (w.device_ids = '{}' or e.device_id = any(w.device_ids))`
-/** SQL: a new row `r`, the `place`-th of its lane, may go at once, else waits for the one before it. */
+/**
+ * SQL: a new row `r`, the `place`-th of its lane, may go at once, else waits for the one before it. Lanes, deliveries of an
+ * event and due ones are found by the expressions of their indexes (0008), in every statement here.
+ */
 const timeOfNew = (tx: TransactionSql) => tx`
   case when r.place = 1 and not exists (select from webhook_deliveries d
-    where d.endpoint_id = r.endpoint_id and d.lane = r.lane and d.status = 'pending') then now() end`
+    where d.endpoint_id || ' ' || d.lane = r.endpoint_id || ' ' || r.lane and d.status = 'pending') then now() end`
 
 const lockLanes = (tx: TransactionSql, isExclusive: boolean) => tx`select lock_webhook_lanes(${isExclusive})`
 
@@ -32,26 +57,111 @@ export async function fanOut(sql: Sql, eventsMax: number): Promise<number> {
     select from events where cursor > (select cursor from webhook_positions where name = ${FAN_OUT}) limit 1`
   if (ahead === undefined) return 0
   return await sql.begin(async (tx) => {
-    await lockLanes(tx, true)
-    const [next] = await tx<{ from: number; to: number | null; count: number }[]>`
-      select p.cursor as from, n.to, n.count from webhook_positions p
-      cross join lateral (select max(cursor) as to, count(*)::int as count
-        from (select cursor from events where cursor > p.cursor order by cursor limit ${eventsMax}) as n) as n
-      where p.name = ${FAN_OUT}`
-    if (next === undefined || next.to === null) return 0
-    await tx`
-      with wanted as (
-        select w.endpoint_id, e.tenant_id, e.event_id, e.cursor, e.event_type, ${laneOf(tx)} as lane
-        from events e join webhook_endpoints w on w.tenant_id = e.tenant_id
-        where e.cursor > ${next.from} and e.cursor <= ${next.to}
-          and w.status <> 'stopped' and e.cursor > w.from_cursor and ${isWanted(tx)}
-          and not exists (select from webhook_deliveries d
-            where d.endpoint_id = w.endpoint_id and d.event_id = e.event_id and d.replay = 0)
-      ), r as (select *, row_number() over (partition by endpoint_id, lane order by cursor) as place from wanted)
-      insert into webhook_deliveries (endpoint_id, tenant_id, event_id, cursor, event_type, lane, next_attempt_at)
-      select endpoint_id, tenant_id, event_id, cursor, event_type, lane, ${timeOfNew(tx)} from r order by cursor, endpoint_id`
-    await tx`update webhook_positions set cursor = ${next.to}, updated_at = now() where name = ${FAN_OUT}`
-    return next.count
+    // sent together: what the second one sees begins when it has the lock
+    const [, [read]] = await Promise.all([
+      lockLanes(tx, true),
+      tx<{ count: number }[]>`
+        with n as materialized (
+          select tenant_id, event_id, cursor, event_type, device_id, order_key from events
+          where cursor > (select cursor from webhook_positions where name = ${FAN_OUT}) order by cursor limit ${eventsMax}
+        ), wanted as (
+          select w.endpoint_id, e.tenant_id, e.event_id, e.cursor, e.event_type, ${laneOf(tx)} as lane
+          from n e join webhook_endpoints w on w.tenant_id = e.tenant_id
+          where w.status <> 'stopped' and w.held_cursor is null and e.cursor > w.from_cursor and ${isWanted(tx)}
+            and not exists (select from webhook_deliveries d
+              where d.endpoint_id || ' ' || d.event_id = w.endpoint_id || ' ' || e.event_id and d.replay = 0)
+        ), r as (
+          select *, row_number() over (partition by endpoint_id, lane order by cursor) as place from wanted
+        ), made as (
+          insert into webhook_deliveries (endpoint_id, tenant_id, event_id, cursor, event_type, lane, next_attempt_at)
+          select endpoint_id, tenant_id, event_id, cursor, event_type, lane, ${timeOfNew(tx)} from r
+          order by cursor, endpoint_id
+        ), moved as (
+          update webhook_positions set cursor = (select max(cursor) from n), updated_at = now()
+          where name = ${FAN_OUT} and exists (select from n)
+        )
+        select count(*)::int as count from n`,
+    ])
+    return read!.count
+  })
+}
+
+/**
+ * The stream goes on without an endpoint that fails, so that it costs the others nothing: what happens from now on is turned
+ * into deliveries by `catchUp`, in the same order.
+ *
+ * @returns false: it was stopped or removed
+ */
+export async function holdEndpoint(sql: Sql, endpointId: string): Promise<boolean> {
+  const [, held] = await sql.begin((tx) =>
+    Promise.all([
+      lockLanes(tx, true),
+      tx`
+        update webhook_endpoints
+        set held_cursor = coalesce(held_cursor, (select cursor from webhook_positions where name = ${FAN_OUT}))
+        where endpoint_id = ${endpointId} and status <> 'stopped'`,
+    ]),
+  )
+  return held.count > 0
+}
+
+export async function heldEndpoints(sql: Sql): Promise<readonly string[]> {
+  const rows = await sql<{ endpoint_id: string }[]>`
+    select endpoint_id from webhook_endpoints where held_cursor is not null and status <> 'stopped'`
+  return rows.map((row) => row.endpoint_id)
+}
+
+export interface CatchUp {
+  readonly eventsMax: number
+  /** With so many deliveries waiting nothing is read. */
+  readonly pendingMax: number
+  /** It stays held also at the fan-out's position. */
+  readonly isKept: boolean
+}
+
+/**
+ * The next events of the stream for an endpoint that is held. At the fan-out's position it goes on with the stream.
+ *
+ * @returns events read
+ */
+export async function catchUp(
+  sql: Sql,
+  endpointId: string,
+  { eventsMax, pendingMax, isKept }: CatchUp,
+): Promise<number> {
+  return await sql.begin(async (tx) => {
+    const [, [read]] = await Promise.all([
+      lockLanes(tx, true),
+      tx<{ count: number }[]>`
+        with h as materialized (
+          select * from webhook_endpoints w
+          where w.endpoint_id = ${endpointId} and w.held_cursor is not null and w.status <> 'stopped'
+            and ${pendingMax} > (select count(*) from (select from webhook_deliveries d
+              where d.endpoint_id || ' ' || d.lane >= w.endpoint_id || ' ' and d.endpoint_id || ' ' || d.lane < w.endpoint_id || '!'
+                and d.status = 'pending' limit ${pendingMax}) as d)
+        ), n as materialized (
+          select tenant_id, event_id, cursor, event_type, device_id, order_key from events
+          where cursor > (select held_cursor from h)
+            and cursor <= (select cursor from webhook_positions where name = ${FAN_OUT}) order by cursor limit ${eventsMax}
+        ), wanted as (
+          select w.endpoint_id, e.tenant_id, e.event_id, e.cursor, e.event_type, ${laneOf(tx)} as lane
+          from n e join h w on w.tenant_id = e.tenant_id
+          where e.cursor > w.from_cursor and ${isWanted(tx)}
+            and not exists (select from webhook_deliveries d
+              where d.endpoint_id || ' ' || d.event_id = w.endpoint_id || ' ' || e.event_id and d.replay = 0)
+        ), r as (
+          select *, row_number() over (partition by lane order by cursor) as place from wanted
+        ), made as (
+          insert into webhook_deliveries (endpoint_id, tenant_id, event_id, cursor, event_type, lane, next_attempt_at)
+          select endpoint_id, tenant_id, event_id, cursor, event_type, lane, ${timeOfNew(tx)} from r order by cursor
+        ), moved as (
+          update webhook_endpoints w set held_cursor = case
+            when ${isKept} or (select count(*) from n) = ${eventsMax} then coalesce((select max(cursor) from n), w.held_cursor) end
+          from h where w.endpoint_id = h.endpoint_id
+        )
+        select count(*)::int as count from n`,
+    ])
+    return read!.count
   })
 }
 
@@ -68,6 +178,14 @@ export interface Claimed {
   /** Only while it still signs. */
   readonly previous_secret: string | null
   readonly failing_since: Date | null
+  /** What the endpoint has of its own; null: as configured. */
+  readonly retry_schedule_s: readonly number[] | null
+  readonly timeout_ms: number | null
+  readonly concurrency: number | null
+  /** 0: the first delivery; n: the n-th redelivery. */
+  readonly replay: number
+  /** When the event was committed; null: long ago, or it is not from the stream. */
+  readonly stored_at: Date | null
   /** The event object itself; null: made of the columns below. */
   readonly event: Readonly<Record<string, unknown>> | null
   readonly event_type: string
@@ -80,34 +198,45 @@ export interface Claimed {
 export interface Claim {
   /** Who claims; stable over restarts, so that what a killed process held is found again. */
   readonly by: string
-  /** Deliveries at most for one endpoint. */
-  readonly each: number
-  /** The same for endpoints that have less room. */
+  /** Of endpoints that have none of their own. */
+  readonly concurrency: number
+  readonly timeoutMs: number
+  /** Deliveries per place of an endpoint. */
+  readonly ahead: number
+  /** Deliveries at most for endpoints that have less room. */
   readonly rooms: ReadonlyMap<string, number>
-  readonly leaseMs: number
 }
 
+/** All that was claimed for a place may time out before the last of it starts, and then it is sent. */
+const LEASE_SLACK_MS = 5_000
+
 /** Takes due deliveries of active endpoints; one that another gateway is taking at this moment is left to it. */
-export async function claimDue(sql: Sql, { by, each, rooms, leaseMs }: Claim): Promise<readonly Claimed[]> {
+export async function claimDue(
+  sql: Sql,
+  { by, concurrency, timeoutMs, ahead, rooms }: Claim,
+): Promise<readonly Claimed[]> {
   const known = [...rooms].map(([endpoint_id, room]) => ({ endpoint_id, room }))
   return await sql<Claimed[]>`
     with rooms as (
-      select w.endpoint_id, coalesce(k.room, ${each}::int) as room from webhook_endpoints w
+      select w.endpoint_id, coalesce(k.room, coalesce(w.concurrency, ${concurrency}::int) * ${ahead}::int) as room,
+        (${ahead}::int + 2) * coalesce(w.timeout_ms, ${timeoutMs}::int) + ${LEASE_SLACK_MS}::int as lease_ms
+      from webhook_endpoints w
       left join jsonb_to_recordset(${sql.json(known)}) as k (endpoint_id text, room int) using (endpoint_id)
       where w.status = 'active'
     ), due as materialized (
-      select d.delivery_id from rooms r cross join lateral (
+      select d.delivery_id, r.lease_ms from rooms r cross join lateral (
         select delivery_id from webhook_deliveries d
-        where d.endpoint_id = r.endpoint_id and d.status = 'pending' and d.next_attempt_at <= now()
+        where d.endpoint_id || '' = r.endpoint_id and d.status = 'pending' and d.next_attempt_at <= now()
         order by d.next_attempt_at, d.delivery_id limit r.room for update skip locked) as d
       where r.room > 0
     ), taken as (
-      update webhook_deliveries d set claimed_by = ${by}, next_attempt_at = now() + ${leaseMs} * interval '1 ms'
+      update webhook_deliveries d set claimed_by = ${by}, next_attempt_at = now() + due.lease_ms * interval '1 ms'
       from due where d.delivery_id = due.delivery_id
-      returning d.delivery_id, d.endpoint_id, d.event_id, d.lane, d.attempts, d.event, d.event_type
+      returning d.delivery_id, d.endpoint_id, d.event_id, d.lane, d.attempts, d.replay, d.event, d.event_type
     )
-    select t.*, w.url, w.secret, w.failing_since,
-      case when w.previous_secret_until > now() then w.previous_secret end as previous_secret, e.device_id, e.at, e.data
+    select t.*, w.url, w.secret, w.failing_since, w.retry_schedule_s, w.timeout_ms, w.concurrency,
+      case when w.previous_secret_until > now() then w.previous_secret end as previous_secret,
+      e.device_id, e.at, e.data, e.stored_at
     from taken t join webhook_endpoints w using (endpoint_id) left join events e using (event_id)
     order by t.delivery_id`
 }
@@ -146,14 +275,16 @@ export async function storeEnded(sql: Sql, by: string, ended: readonly Ended[]):
           finished_at = case when i.status <> 'pending' then now() end,
           claimed_by = null
         from jsonb_to_recordset(${list}) as i (delivery_id bigint, status text, delay_ms float8, attempt jsonb)
-        where d.delivery_id = i.delivery_id and d.claimed_by = ${by} and d.status = 'pending'`,
+        where d.delivery_id = i.delivery_id and d.claimed_by || '' = ${by} and d.status = 'pending'`,
       tx`
         update webhook_deliveries d set next_attempt_at = now()
-        from (select distinct endpoint_id, lane from jsonb_to_recordset(${list})
-          as i (endpoint_id text, lane text, status text) where status <> 'pending') as l
-        where d.next_attempt_at is null and d.status = 'pending' and d.delivery_id = (
-          select n.delivery_id from webhook_deliveries n
-          where n.endpoint_id = l.endpoint_id and n.lane = l.lane and n.status = 'pending' order by n.delivery_id limit 1)`,
+        where d.next_attempt_at is null and d.status || '' = 'pending' and d.delivery_id = any(array(
+          select n.delivery_id
+          from (select distinct endpoint_id || ' ' || lane as line from jsonb_to_recordset(${list})
+            as i (endpoint_id text, lane text, status text) where status <> 'pending') as l
+          cross join lateral (
+            select n.delivery_id from webhook_deliveries n
+            where n.endpoint_id || ' ' || n.lane = l.line and n.status = 'pending' order by n.delivery_id + 0 limit 1) as n))`,
     ])
   })
 }
@@ -171,7 +302,7 @@ export async function recover(sql: Sql, by: string, held: readonly number[]): Pr
     await tx`
       update webhook_deliveries d set next_attempt_at = now()
       where d.status = 'pending' and d.next_attempt_at is null and not exists (select from webhook_deliveries n
-        where n.endpoint_id = d.endpoint_id and n.lane = d.lane and n.status = 'pending' and n.delivery_id < d.delivery_id)`
+        where n.endpoint_id || ' ' || n.lane = d.endpoint_id || ' ' || d.lane and n.status = 'pending' and n.delivery_id < d.delivery_id)`
   })
 }
 
@@ -207,20 +338,45 @@ export async function markHealthy(sql: Sql, endpointId: string): Promise<void> {
   await sql`update webhook_endpoints set failing_since = null where endpoint_id = ${endpointId}`
 }
 
-/** Nothing more goes there; what waited is cancelled and comes back by redelivery only. @returns false: was stopped */
-export async function stopEndpoint(sql: Sql, endpointId: string, reason: string): Promise<boolean> {
+/** Why the gateway stopped an endpoint by itself. */
+export type StopReason = 'gone' | 'failing'
+
+/**
+ * Nothing more goes there; what waited is cancelled and comes back by redelivery only. The tenant's other endpoints and
+ * everybody else at the stream hear of it: the event is committed with the stop.
+ *
+ * @param detail for people
+ * @returns false: was stopped
+ */
+export async function stopEndpoint(sql: Sql, endpointId: string, reason: StopReason, detail: string): Promise<boolean> {
   return await sql.begin(async (tx) => {
+    await tx`set local synchronous_commit = on`
     await lockLanes(tx, true)
-    const [stopped] = await tx<{ tenant_id: string; url: string }[]>`
-      update webhook_endpoints set status = 'stopped', stop_reason = ${reason}, updated_at = now()
-      where endpoint_id = ${endpointId} and status <> 'stopped' returning tenant_id, url`
+    const [stopped] = await tx<{ tenant_id: string; from_cursor: number; failing_since: Date | null }[]>`
+      update webhook_endpoints set status = 'stopped', stop_reason = ${detail}, updated_at = now(), held_cursor = null
+      where endpoint_id = ${endpointId} and status <> 'stopped' returning tenant_id, from_cursor, failing_since`
     if (stopped === undefined) return false
-    await tx`
+    const { tenant_id: tenant, from_cursor: fromCursor, failing_since: failingSince } = stopped
+    const cancelled = await tx`
       update webhook_deliveries set status = 'cancelled', finished_at = now(), next_attempt_at = null, claimed_by = null
       where endpoint_id = ${endpointId} and status = 'pending'`
     await tx`
       insert into audit_logs (tenant_id, actor, role, action, target, details)
-      values (${stopped.tenant_id}, 'gateway', 'gateway', 'webhook.stopped', ${endpointId}, ${tx.json({ reason })})`
+      values (${tenant}, 'gateway', 'gateway', 'webhook.stopped', ${endpointId}, ${tx.json({ reason: detail })})`
+    const eventType: EventType = 'webhook.disabled'
+    // no URL: it may carry a secret of its receiver, and this goes to others
+    const data = {
+      webhook_id: endpointId,
+      reason,
+      detail,
+      failing_since: failingSince?.toISOString() ?? null,
+      cancelled_deliveries: cancelled.count,
+    }
+    // the endpoint's start moves from_cursor, so that each stop is a fact of its own; no device: the text is empty
+    await tx`
+      insert into events (event_id, event_type, tenant_id, device_id, epoch, at, data)
+      values (${eventIdOf(eventType, endpointId, fromCursor)}, ${eventType}, ${tenant}, '', 0, now(), ${tx.json(data)})
+      on conflict (event_id) do nothing`
     return true
   })
 }
@@ -260,9 +416,11 @@ export async function queueAgain(tx: TransactionSql, endpointId: string, again: 
     with wanted as (
       select w.endpoint_id, e.tenant_id, e.event_id, e.cursor, e.event_type, ${laneOf(tx)} as lane,
         1 + coalesce((select max(d.replay) from webhook_deliveries d
-          where d.endpoint_id = w.endpoint_id and d.event_id = e.event_id), 0) as replay
+          where d.endpoint_id || ' ' || d.event_id = w.endpoint_id || ' ' || e.event_id), 0) as replay
       from events e join webhook_endpoints w on w.tenant_id = e.tenant_id
       where w.endpoint_id = ${endpointId} and ${which}
+        -- what lies behind is still to come, and in order
+        and (w.held_cursor is null or e.cursor <= w.held_cursor)
     ), r as (select *, row_number() over (partition by lane order by cursor) as place from wanted)
     insert into webhook_deliveries
       (endpoint_id, tenant_id, event_id, cursor, event_type, lane, replay, next_attempt_at)
@@ -304,7 +462,7 @@ export async function queueTest(
     select w.endpoint_id, w.tenant_id, ${eventId}, ${String(event['event_type'])}, 'test ' || ${eventId} || ' ' || n.replay,
       n.replay, ${tx.json(event as never)}, now()
     from webhook_endpoints w cross join lateral (select 1 + coalesce(max(d.replay), -1) as replay from webhook_deliveries d
-      where d.endpoint_id = w.endpoint_id and d.event_id = ${eventId}) as n
+      where d.endpoint_id || ' ' || d.event_id = w.endpoint_id || ' ' || ${eventId}) as n
     where w.endpoint_id = ${endpointId} returning delivery_id`
   return row!.delivery_id
 }

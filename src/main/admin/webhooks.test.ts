@@ -12,6 +12,7 @@ import type { HTTP_ERRORS } from '../../errors/errors.ts'
 import { eventIdOf } from '../../events/event-id.ts'
 import { openTestDatabase, type TestDatabase } from '../../testing/database.ts'
 import { connect } from '../database/connect.ts'
+import { dropEvents } from '../event-horizon.ts'
 import { createLog } from '../log.ts'
 import { type Admin, createAdmin } from './admin.ts'
 import { eventRoutes, zEvent } from './routes/events.ts'
@@ -140,6 +141,51 @@ describe('the event stream', () => {
       await refused('INVALID_ARGUMENT', 'GET', `/events?${query}`)
   })
 
+  test('after a cursor behind which events were dropped: said with where to go on, not passed over', async () => {
+    const { sql } = database
+    await sql`truncate event_horizons`
+    const old = new Date(Date.now() - 10 * 86_400_000)
+    await happen(30, { stored_at: old })
+    await happen(5, { stored_at: old, tenant_id: 'north' })
+    // stored before the column was there
+    await happen(1, { at: old })
+    await sql`update events set stored_at = null where at = ${old}`
+    await happen(10)
+    // happened long ago, told now: it stays
+    await happen(1, { at: old })
+    // a clock that went back: no gap in what is kept
+    await happen(1, { stored_at: old })
+    await happen(2)
+    const cursors = (
+      await sql<{ cursor: number }[]>`select cursor from events where tenant_id = 'default' order by cursor`
+    ).map((row) => row.cursor)
+    const before = new Date(Date.now() - 86_400_000)
+    assert.equal((await good(zPage(zEvent), 'GET', `/events?after=${cursors[5]}`)).items.length, 39)
+    assert.equal(await dropEvents(sql, before), 36)
+    assert.equal(await dropEvents(sql, before), 0)
+    for (const after of [cursors[0], cursors[5], cursors[29]]) {
+      const { json } = await ask('GET', `/events?after=${after}`)
+      const { error } = json as { error: { code: string; details: Record<string, unknown> } }
+      const details = { reason: 'events_dropped', after: String(after), dropped_cursor: String(cursors[30]) }
+      assert.deepEqual([error.code, error.details], ['FAILED_PRECONDITION', details])
+    }
+    const count = async (query: string) => (await good(zPage(zEvent), 'GET', `/events?limit=500&${query}`)).items.length
+    assert.deepEqual(
+      [
+        await count(`after=${cursors[30]}`),
+        await count(`after=${cursors[40]}`),
+        await count('after=0'),
+        await count(''),
+      ],
+      [14, 4, 14, 14],
+    )
+    // another tenant's horizon is its own
+    const north = async (after: number) =>
+      (await ask('GET', `/events?after=${after}`, undefined, 'north-secret')).status
+    assert.deepEqual([await north(cursors[29]!), await north(cursors[29]! + 5)], [412, 200])
+    await sql`truncate event_horizons`
+  })
+
   test('a reader that follows while writers commit out of order sees every event once, cursors only growing', async () => {
     const writers = connect(database.url, { max: 6 })
     let isWriting = true
@@ -211,6 +257,37 @@ describe('webhooks', () => {
       ['webhook.made', 'webhook.changed', 'webhook.changed', 'webhook.removed'],
     )
     assert.ok(!JSON.stringify(audit).includes(secret))
+  })
+
+  test('schedule, timeout and concurrency of its own: kept, changed, given up, within bounds', async () => {
+    const { secret: _, ...common } = await make()
+    assert.deepEqual([common.retry_schedule_s, common.timeout_s, common.concurrency], [null, null, null])
+    const own = { retry_schedule_s: [0.5, 60], timeout_s: 1.5, concurrency: 16 }
+    const { secret: __, ...made } = await make(own)
+    assert.deepEqual({ ...made, ...own }, made)
+    assert.deepEqual(await good(zWebhook, 'GET', `/webhooks/${made.id}`), made)
+    const path = `/webhooks/${made.id}`
+    assert.equal((await good(zWebhook, 'PATCH', path, { timeout_s: 20 })).timeout_s, 20)
+    const changed = await good(zWebhook, 'PATCH', path, { retry_schedule_s: null, concurrency: 1 })
+    assert.deepEqual([changed.retry_schedule_s, changed.timeout_s, changed.concurrency], [null, 20, 1])
+    const [row] = await database.sql`
+      select retry_schedule_s, timeout_ms, concurrency from webhook_endpoints where endpoint_id = ${made.id}`
+    assert.deepEqual([row!['retry_schedule_s'], row!['timeout_ms'], row!['concurrency']], [null, 20_000, 1])
+    for (const bad of [
+      { retry_schedule_s: [] },
+      { retry_schedule_s: [0] },
+      { retry_schedule_s: [604_801] },
+      { retry_schedule_s: Array(51).fill(1) },
+      { retry_schedule_s: '1,5' },
+      { timeout_s: 0 },
+      { timeout_s: 61 },
+      { concurrency: 0 },
+      { concurrency: 257 },
+      { concurrency: 1.5 },
+    ]) {
+      await refused('INVALID_ARGUMENT', 'PATCH', path, bad)
+      await refused('INVALID_ARGUMENT', 'POST', '/webhooks', { url: 'https://example.com/', ...bad })
+    }
   })
 
   test('only admins, only their own tenant, only addresses outside, only what is declared', async () => {

@@ -241,8 +241,17 @@ class Subscriber {
       } catch (error) {
         throw new HttpError('UNAVAILABLE', 'the database is away', {}, error)
       }
+    if (after !== undefined)
+      try {
+        await stream.refuseDropped(this.key.tenant, after)
+      } catch (error) {
+        if (error instanceof HttpError) throw error
+        throw new HttpError('UNAVAILABLE', 'the database is away', {}, error)
+      }
     if (this.#isClosed) return
-    const position = stream.position!
+    const position = stream.position
+    // the poller began anew meanwhile: nobody else was subscribed
+    if (position === undefined) throw new HttpError('UNAVAILABLE', 'the database is away')
     if (after !== undefined && after > position)
       throw new HttpError('INVALID_ARGUMENT', 'after: ahead of the stream; it belongs to another gateway')
     const known = this.topics
@@ -284,7 +293,9 @@ class Subscriber {
         try {
           events = await stream.page(this.key.tenant, told, upTo, PAGE_EVENTS)
         } catch (error) {
-          this.end(1013, 'the database is away')
+          // dropped between two pages: it was told of a part, and hears why it ends
+          if (error instanceof HttpError) this.#refuse(error)
+          this.end(1013, error instanceof HttpError ? 'events dropped' : 'the database is away')
           throw error
         }
         if (events.length < PAGE_EVENTS) told = Math.max(told, upTo)
@@ -403,7 +414,9 @@ class Subscriber {
   #refuse(error: unknown): void {
     const code: HttpErrorCode = error instanceof HttpError ? error.code : 'INTERNAL_ERROR'
     const message = error instanceof HttpError ? error.message : 'the gateway failed'
-    this.#say({ op: 'error', error: { code, message } })
+    const details =
+      error instanceof HttpError && Object.keys(error.details).length > 0 ? { details: error.details } : {}
+    this.#say({ op: 'error', error: { code, message, ...details } })
     if (++this.#errors >= ERRORS_MAX) this.end(CLOSE_POLICY, 'too many errors')
   }
 

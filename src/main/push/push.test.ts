@@ -15,6 +15,7 @@ import { parseApiKeys } from '../../config/api-keys.ts'
 import { openTestDatabase, type TestDatabase } from '../../testing/database.ts'
 import { type Admin, createAdmin } from '../admin/admin.ts'
 import type { Sql } from '../database/connect.ts'
+import { dropEvents } from '../event-horizon.ts'
 import { createLog } from '../log.ts'
 import { PushHub, TOPICS_MAX } from './hub.ts'
 import { EventStream } from './stream.ts'
@@ -95,7 +96,7 @@ interface Said {
   readonly topics?: string[]
   readonly cursor?: string | null
   readonly event?: { event_id: string; event_type: string; device_phy_id: string; data: Record<string, unknown> }
-  readonly error?: { code: string; message: string }
+  readonly error?: { code: string; message: string; details?: Record<string, unknown> }
 }
 
 const clients = new Set<Client>()
@@ -418,6 +419,39 @@ test('a long past comes whole, although it is larger than the bound', async () =
   await again.heard(() => again.events.length >= ids.length, 10_000)
   assert.deepEqual(again.ids, ids)
   await again.close()
+})
+
+test('after a cursor behind which events were dropped: an error that says where to go on, and no subscription', async () => {
+  const client = await Client.open()
+  const { cursor } = await client.subscribe(['device/*'])
+  const gone = await insert({}, {}, {})
+  await client.heard(() => client.events.length === 3)
+  const lastGone = client.events.at(-1)!.cursor
+  await client.close()
+  const stream = new EventStream({ sql: database.sql, onEvents: () => {} })
+  await dropEvents(database.sql, new Date(Date.now() + 60_000))
+  const kept = await insert({}, {})
+  // nobody was there since: the past is not in the poller's memory any more
+  const again = await Client.open()
+  again.say({ op: 'subscribe', topics: ['device/*'], after: cursor })
+  const { error } = await again.heard(({ op }) => op === 'error')
+  assert.deepEqual(error, {
+    code: 'FAILED_PRECONDITION',
+    message: error!.message,
+    details: { reason: 'events_dropped', after: cursor!, dropped_cursor: lastGone! },
+  })
+  assert.equal(again.events.length, 0)
+  again.say({ op: 'subscribe', topics: ['device/*'], after: error!.details!['dropped_cursor'] })
+  await again.heard(() => again.events.length === 2)
+  assert.deepEqual(again.ids, kept)
+  await again.close()
+  // between two pages of a long past: not passed over either
+  await assert.rejects(stream.page('default', Number(cursor), Number.MAX_SAFE_INTEGER, 100), {
+    code: 'FAILED_PRECONDITION',
+  })
+  assert.equal((await stream.page('default', 0, Number.MAX_SAFE_INTEGER, 100)).length, 2)
+  stream.stop()
+  assert.equal(gone.length, 3)
 })
 
 // ---- who misbehaves ------------------------------------------------------------------------------------------------

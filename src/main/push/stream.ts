@@ -9,6 +9,7 @@
  */
 import { type EventColumns, eventObjectOf } from '../../events/event-object.ts'
 import type { Sql } from '../database/connect.ts'
+import { refuseDropped } from '../event-horizon.ts'
 import type { StreamEvent } from './topics.ts'
 
 export interface EventStreamOptions {
@@ -118,11 +119,21 @@ export class EventStream {
     return this.#recent.slice(low)
   }
 
-  /** Events of one tenant behind the cursor, oldest first, from the database. */
+  /** @throws HttpError FAILED_PRECONDITION not everything behind the cursor is kept; what the database threw */
+  async refuseDropped(tenant: string, after: number): Promise<void> {
+    if (this.recentAfter(after) === undefined) await refuseDropped(this.#options.sql, tenant, after)
+  }
+
+  /**
+   * Events of one tenant behind the cursor, oldest first, from the database.
+   *
+   * @throws HttpError FAILED_PRECONDITION some of them were dropped meanwhile; what the database threw
+   */
   async page(tenant: string, after: number, upTo: number, limit: number): Promise<StreamEvent[]> {
     const rows = await this.#options.sql<EventsRow[]>`
       select cursor, tenant_id, event_id, event_type, device_id, at, data from events
       where tenant_id = ${tenant} and cursor > ${after} and cursor <= ${upTo} order by cursor limit ${limit}`
+    await refuseDropped(this.#options.sql, tenant, after)
     return rows.map(streamEventOf)
   }
 

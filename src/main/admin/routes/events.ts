@@ -3,6 +3,7 @@ import * as z from 'zod'
 import { HttpError } from '../../../errors/errors.ts'
 import { EVENT_TYPES, type EventColumns, eventObjectOf } from '../../../events/event-object.ts'
 import type { Sql } from '../../database/connect.ts'
+import { refuseDropped } from '../../event-horizon.ts'
 import { defineRoute, type Route } from '../route.ts'
 import { zPage, zPageQuery, zTimeInput } from '../shapes.ts'
 
@@ -25,7 +26,7 @@ const zCursor = z
   })
 const zEventQuery = z.strictObject({
   limit: zPageQuery.limit,
-  after: zCursor.optional().describe('Cursor of the last event that is known; left out: from the oldest kept'),
+  after: zCursor.optional().describe('Cursor of the last event that is known; left out or 0: from the oldest kept'),
   cursor: zCursor.optional().describe('The same as after'),
   from: zTimeInput.optional().describe('Happened at or after; RFC 3339'),
   to: zTimeInput.optional().describe('Happened before; RFC 3339'),
@@ -49,9 +50,12 @@ export function eventRoutes({ sql }: { readonly sql: Sql }): readonly Route[] {
       summary: 'The event stream, the oldest first',
       description:
         'Cursors grow and become visible in their own order, so that nothing ever appears before a cursor that was ' +
-        'seen. To follow the stream, ask again with the cursor of the last item; next_cursor is null at its present end.',
+        'seen. To follow the stream, ask again with the cursor of the last item; next_cursor is null at its present end. ' +
+        'Events are kept for RETENTION_DAYS_EVENTS: after a cursor behind which some are gone the answer is 412 with ' +
+        'details {reason: events_dropped, dropped_cursor}; what is kept begins behind dropped_cursor (or after 0).',
       query: zEventQuery,
       response: zPage(zEvent),
+      errors: ['FAILED_PRECONDITION'],
       handle: async ({ key, query }) => {
         const { limit, from, to, type, device_id: deviceId } = query
         const after = query.after ?? query.cursor ?? 0
@@ -63,6 +67,7 @@ export function eventRoutes({ sql }: { readonly sql: Sql }): readonly Route[] {
             ${type === undefined ? sql`` : sql`and event_type = ${type}`}
             ${deviceId === undefined ? sql`` : sql`and device_id = ${deviceId}`}
           order by cursor limit ${limit + 1}`
+        await refuseDropped(sql, key.tenant, after)
         const items = rows.slice(0, limit).map((row) => ({ cursor: String(row.cursor), ...eventObjectOf(row) }))
         return { items, next_cursor: rows.length > limit ? items.at(-1)!.cursor : null }
       },

@@ -54,8 +54,19 @@ export const zWebhook = z.object({
   device_ids: z.array(z.string()).describe('Empty: all of the tenant'),
   status: z
     .enum(STATUSES)
-    .describe('paused: deliveries wait; stopped: none are made (410, or failing for days), redeliver afterwards'),
+    .describe(
+      'paused: deliveries wait; stopped: none are made (410, or failing for days; event webhook.disabled), redeliver afterwards',
+    ),
   stop_reason: z.string().nullable(),
+  retry_schedule_s: z
+    .array(z.number())
+    .nullable()
+    .describe('Delays before the second, third .. attempt, each ± 20 %; null: WEBHOOK_RETRY_SCHEDULE_S of the gateway'),
+  timeout_s: z
+    .number()
+    .nullable()
+    .describe('Without a status line by then an attempt has failed; null: WEBHOOK_TIMEOUT_MS'),
+  concurrency: z.int().nullable().describe('Requests under way; null: WEBHOOK_CONCURRENCY'),
   failing_since: zTime.nullable().describe('No attempt has succeeded since; null: the last one did'),
   last_error: z.string().nullable(),
   previous_secret_until: zTime.nullable().describe('Until then the secret before the rotation signs as well'),
@@ -97,17 +108,28 @@ const zEventTypes = z.array(z.enum(EVENT_TYPES)).max(EVENT_TYPES.length)
 const zDeviceIds = z.array(z.string().regex(/^[0-9a-z]{1,32}$/)).max(1_000)
 const zDescription = z.string().max(500).nullable()
 
+/** null: as the gateway is configured. The same bounds as there. */
+const zRetrySchedule = z.array(z.number().min(0.1).max(604_800)).min(1).max(50).nullable()
+const zTimeout = z.number().min(0.05).max(60).multipleOf(0.001).nullable()
+const zConcurrency = z.int().min(1).max(256).nullable()
+
 const zCreate = z.strictObject({
   url: zUrl,
   description: zDescription.optional(),
   event_types: zEventTypes.default([]),
   device_ids: zDeviceIds.default([]),
+  retry_schedule_s: zRetrySchedule.default(null),
+  timeout_s: zTimeout.default(null),
+  concurrency: zConcurrency.default(null),
 })
 const zChange = z.strictObject({
   url: zUrl.optional(),
   description: zDescription.optional(),
   event_types: zEventTypes.optional(),
   device_ids: zDeviceIds.optional(),
+  retry_schedule_s: zRetrySchedule.optional(),
+  timeout_s: zTimeout.optional(),
+  concurrency: zConcurrency.optional(),
   status: z.enum(['active', 'paused']).optional().describe('active also starts a stopped endpoint again'),
 })
 const zParams = z.strictObject({ id: z.string().min(1).max(64) })
@@ -150,7 +172,8 @@ interface DeliveryRow extends Omit<Delivery, 'next_attempt_at' | 'created_at' | 
 }
 
 export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Route[] {
-  const columns = sql`endpoint_id, url, description, event_types, device_ids, status, stop_reason, failing_since, last_error,
+  const columns = sql`endpoint_id, url, description, event_types, device_ids, status, stop_reason, retry_schedule_s,
+    timeout_ms / 1000.0::float8 as timeout_s, concurrency, failing_since, last_error,
     case when previous_secret_until > now() then previous_secret_until end as previous_secret_until, created_at, updated_at`
 
   /** @throws HttpError NOT_FOUND also what is another tenant's */
@@ -219,9 +242,10 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
             throw new HttpError('FAILED_PRECONDITION', `a tenant has at most ${ENDPOINTS_MAX} webhooks`)
           const [made] = await tx<WebhookRow[]>`
             insert into webhook_endpoints
-              (endpoint_id, tenant_id, url, description, event_types, device_ids, secret, created_by, from_cursor)
+              (endpoint_id, tenant_id, url, description, event_types, device_ids, retry_schedule_s, timeout_ms,
+                concurrency, secret, created_by, from_cursor)
             values (${id}, ${key.tenant}, ${url}, ${body.description ?? null}, ${body.event_types}, ${body.device_ids},
-              ${secret}, ${key.id}, (select coalesce(max(cursor), 0) from events))
+              ${body.retry_schedule_s}, ${timeoutMsOf(body.timeout_s)}, ${body.concurrency}, ${secret}, ${key.id}, (select coalesce(max(cursor), 0) from events))
             returning ${columns}`
           await writeAudit(tx, {
             key,
@@ -257,11 +281,15 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
       response: zWebhook,
       errors: ['NOT_FOUND'],
       handle: async ({ key, params, body, requestId, remoteAddress }) => {
-        const { url: newUrl, ...rest } = body
+        const { url: newUrl, timeout_s: timeoutS, ...rest } = body
         const url = newUrl === undefined ? undefined : checkUrl(newUrl)
         const row = await sql.begin(async (tx) => {
           const { status } = await find(tx, params.id, key.tenant, true)
-          const changes = { ...rest, ...(url === undefined ? {} : { url }) }
+          const changes = {
+            ...rest,
+            ...(url === undefined ? {} : { url }),
+            ...(timeoutS === undefined ? {} : { timeout_ms: timeoutMsOf(timeoutS) }),
+          }
           const isStarted = body.status === 'active' && status !== 'active'
           const [changed] = await tx<WebhookRow[]>`
             update webhook_endpoints set updated_at = now() ${assignments(tx, changes)}
@@ -447,6 +475,8 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
     }),
   ]
 }
+
+const timeoutMsOf = (timeoutS: number | null) => (timeoutS === null ? null : Math.round(timeoutS * 1_000))
 
 function webhookOf({ endpoint_id, ...row }: WebhookRow): Webhook {
   return {
