@@ -153,6 +153,24 @@ describe('order of arrival', () => {
     assert.deepEqual(seen, [...all, 'large', 'small'])
   })
 
+  test('what comes back with an id: no other command gets the same', async () => {
+    bench.connect(0)
+    bench.accept('a')
+    bench.accept('b')
+    await bench.mail(0)
+    // b was written down under 8, and the table was asked before that was stored
+    bench.connect(1)
+    bench.desk.returned({ commandId: 'b', attempts: 0, messageId: 8 })
+    bench.desk.returned({ commandId: 'a', attempts: 0, messageId: undefined })
+    assert.deepEqual(
+      (await bench.mail(1)).map(({ commandId, messageId, lastMessageId }) => [commandId, messageId, lastMessageId]),
+      [
+        ['a', null, 8],
+        ['b', 8, 8],
+      ],
+    )
+  })
+
   test('the latest message id is asked for once per session', async () => {
     bench.connect()
     bench.accept('a')

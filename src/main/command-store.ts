@@ -35,38 +35,110 @@ export interface CommandStore {
   progress(commandIds: readonly string[]): Promise<readonly CommandProgress[]>
 }
 
+interface Question {
+  readonly deviceId: string
+  readonly resolve: (messageId: number | undefined) => void
+  readonly reject: (error: unknown) => void
+}
+
+interface Ending {
+  readonly commandId: string
+  readonly status: number
+  readonly reason: string
+  readonly problem: string | undefined
+  readonly resolve: (isEnded: boolean) => void
+  readonly reject: (error: unknown) => void
+}
+
+/** Fates of one transaction. */
+const ENDINGS_MAX = 500
+
 export class SqlCommandStore implements CommandStore {
   readonly #sql: Sql
+  /** Asked in this turn of the loop: commands for many devices are stored at once, and asked for with one statement. */
+  #questions: Question[] = []
+  /** The same of fates: thousands may expire at one look. */
+  #endings: Ending[] = []
 
   constructor(sql: Sql) {
     this.#sql = sql
   }
 
-  async lastMessageId(deviceId: string): Promise<number | undefined> {
-    const [row] = await this.#sql<{ message_id: number }[]>`
-      select message_id from outbound_queue
-      where device_id = ${deviceId} and message_id is not null order by sent_at desc nulls last limit 1`
-    return row === undefined ? undefined : Number(row.message_id)
+  lastMessageId(deviceId: string): Promise<number | undefined> {
+    return new Promise((resolve, reject) => {
+      if (this.#questions.length === 0) setImmediate(() => void this.#askLastMessageIds())
+      this.#questions.push({ deviceId, resolve, reject })
+    })
   }
 
-  async end(commandId: string, status: number, reason: string, problem?: string): Promise<boolean> {
-    const [row] = await this.#sql<{ device_id: string; attempts: number; message_id: number | null }[]>`
-      select device_id, attempts, message_id from outbound_queue where command_id = ${commandId} and status < 2`
-    if (row === undefined) return false
-    // the same way as a fate from a session: order, card and events move in one transaction; epoch 0 is main's
-    const fate = encodeRow(commandFateRow, {
-      commandId,
-      deviceId: row.device_id,
-      epoch: 0,
-      status,
-      attempts: row.attempts,
-      messageId: row.message_id,
-      atMs: Date.now(),
-      reason,
-      result: JSON.stringify(problem === undefined ? {} : { problem }),
+  async #askLastMessageIds(): Promise<void> {
+    const questions = this.#questions
+    this.#questions = []
+    try {
+      const rows = await this.#sql<{ device_id: string; message_id: number }[]>`
+        select i.device_id, q.message_id
+        from (select distinct unnest(${questions.map(({ deviceId }) => deviceId)}::text[]) as device_id) i
+        cross join lateral (select message_id from outbound_queue
+          where device_id = i.device_id and message_id is not null order by sent_at desc nulls last limit 1) q`
+      const byDevice = new Map(rows.map((row) => [row.device_id, Number(row.message_id)]))
+      for (const { deviceId, resolve } of questions) resolve(byDevice.get(deviceId))
+    } catch (error) {
+      for (const { reject } of questions) reject(error)
+    }
+  }
+
+  end(commandId: string, status: number, reason: string, problem?: string): Promise<boolean> {
+    return new Promise((resolve, reject) => {
+      if (this.#endings.length === 0) setImmediate(() => this.#endAll())
+      this.#endings.push({ commandId, status, reason, problem, resolve, reject })
     })
-    const { tables } = await insertSpan(this.#sql, fate.slice())
-    return (tables['outbound_queue']?.inserted ?? 0) > 0
+  }
+
+  #endAll(): void {
+    const endings = this.#endings
+    this.#endings = []
+    for (let from = 0; from < endings.length; from += ENDINGS_MAX) {
+      const some = endings.slice(from, from + ENDINGS_MAX)
+      this.#endSome(some).catch((error: unknown) => {
+        for (const { reject } of some) reject(error)
+      })
+    }
+  }
+
+  async #endSome(endings: readonly Ending[]): Promise<void> {
+    const ids = endings.map(({ commandId }) => commandId)
+    const rows = await this.#sql<
+      { command_id: string; device_id: string; attempts: number; message_id: number | null }[]
+    >`
+      select command_id, device_id, attempts, message_id from outbound_queue
+      where command_id = any(${ids}) and status < 2`
+    const open = new Map(rows.map((row) => [row.command_id, row]))
+    // the same way as a fate from a session: order, card and events move in one transaction; epoch 0 is main's
+    const fates = endings.flatMap(({ commandId, status, reason, problem }) => {
+      const row = open.get(commandId)
+      if (row === undefined) return []
+      const fate = encodeRow(commandFateRow, {
+        commandId,
+        deviceId: row.device_id,
+        epoch: 0,
+        status,
+        attempts: row.attempts,
+        messageId: row.message_id,
+        atMs: Date.now(),
+        reason,
+        result: JSON.stringify(problem === undefined ? {} : { problem }),
+      })
+      // the encoder's memory is its own
+      return [fate.slice()]
+    })
+    const span = fates.length === 0 ? undefined : await insertSpan(this.#sql, Buffer.concat(fates))
+    const areAllOurs = (span?.tables['outbound_queue']?.inserted ?? 0) === rows.length
+    // a session was faster with some of them
+    const stored = areAllOurs
+      ? undefined
+      : new Map((await this.progress(ids)).map((row) => [row.commandId, row.status]))
+    for (const { commandId, status, resolve } of endings)
+      resolve(open.has(commandId) && (stored === undefined || stored.get(commandId) === status))
   }
 
   async waiting(): Promise<readonly WaitingCommand[]> {

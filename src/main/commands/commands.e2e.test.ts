@@ -47,7 +47,7 @@ async function post(pile: number, path: string, body: unknown) {
 const resultOf = ({ messageId: id, dataHex }: Dny, result = '00') =>
   dny(PILE, id, 0x82, `${result}${dataHex.slice(18, 50)}${dataHex.slice(10, 12)}0000`)
 
-test('start on a real socket, death of the gateway, stop', async () => {
+test('D15: start on a real socket, death of the gateway, stop', async () => {
   let device = await arrive(PILE)
   const start = await post(PILE, 'charge', { port: 1, mode: 'energy', energy_wh: 1_500, order_no: ORDER_NO })
   const heard = await device.next()

@@ -249,6 +249,50 @@ describe('charge', () => {
     assert.equal((await rowsOf(deviceId)).orders.length, 1)
   })
 
+  test('what is stored in one transaction has an outcome each: taken, repeated, refused, or wrong', async () => {
+    const ids = await Promise.all(Array.from({ length: 12 }, () => newDevice()))
+    const body = { port: 1, mode: 'full' }
+    const first = await accepted(charge(ids[0]!, body, { key: `mix-${ids[0]}` }))
+    await accepted(charge(ids[1]!, body))
+    // nothing runs there, and this one charges under a number that nobody gave: outcomes of other kinds beside them
+    const [repeat, busy, idle, unknown, invalid, nul, ...taken] = await Promise.all([
+      charge(ids[0]!, body, { key: `mix-${ids[0]}` }),
+      charge(ids[1]!, body),
+      stop(ids[2]!, { port: 1 }),
+      charge('0fffffff', body),
+      send(ids[3]!, 'locate', { locate_s: 'a' }),
+      // no JSON of the database's: the whole transaction fails, and each is tried by itself
+      ask('POST', `/devices/${ids[4]}/charge`, { ...body, tariff: { energy: { price_fen_per_kwh: 1 }, name: '\0' } }),
+      ...ids.slice(5).map((id) => charge(id, body)),
+    ])
+    assert.equal((await accepted(Promise.resolve(repeat))).command_id, first.command_id)
+    await refused(Promise.resolve(busy), 'CONFLICT')
+    await refused(Promise.resolve(idle), 'FAILED_PRECONDITION')
+    await refused(Promise.resolve(unknown), 'NOT_FOUND')
+    await refused(Promise.resolve(invalid), 'INVALID_ARGUMENT')
+    await refused(Promise.resolve(nul), 'INVALID_ARGUMENT')
+    for (const [index, response] of taken.entries()) {
+      const { command_id } = await accepted(Promise.resolve(response))
+      const { queue, orders, audit } = await rowsOf(ids[5 + index]!)
+      assert.deepEqual([queue.map((row) => row['command_id']), orders.length, audit.length], [[command_id], 1, 1])
+    }
+    for (const id of [ids[2]!, ids[3]!, ids[4]!]) {
+      const { queue, orders, audit } = await rowsOf(id)
+      assert.deepEqual([queue.length, orders.length, audit.length], [0, 0, 0])
+    }
+  })
+
+  test('one key at the same moment for many devices: one gets it, the others are told', async () => {
+    const ids = await Promise.all(Array.from({ length: 6 }, () => newDevice()))
+    const responses = await Promise.all(
+      ids.map((id) => charge(id, { port: 1, mode: 'full' }, { key: `same-${ids[0]}` })),
+    )
+    assert.deepEqual(responses.map(({ status }) => status).sort(), [202, 409, 409, 409, 409, 409])
+    const rows = await Promise.all(ids.map(rowsOf))
+    assert.equal(rows.flatMap(({ queue }) => queue).length, 1)
+    assert.equal(rows.flatMap(({ orders }) => orders).length, 1)
+  })
+
   test('two gateways on one database', async () => {
     const { sql } = database
     const gateways = [0, 1].map(

@@ -9,7 +9,6 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { COMMAND_STATES } from '../../../workers/writer/command-fates.ts'
 import type { Fields, Protocol } from '../../codec/protocol.ts'
-import type { ApiKey } from '../../config/api-keys.ts'
 import { HttpError } from '../../errors/errors.ts'
 import {
   type ChargeMode,
@@ -28,6 +27,16 @@ import type { CommandDesk, StoredCommand } from '../command-desk.ts'
 import { databaseErrorCode, type Sql, type TransactionSql } from '../database/connect.ts'
 import type { Log } from '../log.ts'
 import { assertEncodes, commandNamed, encodeCommand } from './catalogue.ts'
+import {
+  type Caller,
+  Intake,
+  type IntakeRequest,
+  type PortOf,
+  type RunningOrder,
+  runningOrder,
+  START_CANCELLED,
+  type Target,
+} from './intake.ts'
 import { RateLimit } from './rate-limit.ts'
 
 type CommandState = (typeof COMMAND_STATES)[number]
@@ -57,13 +66,7 @@ export interface CommandBody {
   readonly expires_in_s?: number | undefined
 }
 
-/** Who asks. */
-export interface Caller {
-  readonly key: ApiKey
-  readonly requestId: string
-  readonly remoteAddress: string
-  readonly idempotencyKey: string | undefined
-}
+export { type Caller, START_CANCELLED }
 
 export interface JobCommand {
   readonly deviceId: string
@@ -99,78 +102,26 @@ export interface CommandServiceOptions {
   readonly now: () => number
 }
 
-const RUNNING = ['pending', 'starting', 'charging', 'stopping'] as const
-/** `outbound_queue.result.reason` of a stop that had nothing to stop: the start was still waiting and was cancelled. */
-export const START_CANCELLED = 'start_cancelled'
-
-interface DeviceRow {
-  readonly tariff: unknown
-  readonly port_count: number | null
-}
-
-interface Target {
-  readonly deviceId: string
-  readonly deviceNo: number
-  readonly protocol: Protocol
-}
-
-/** One request on its way into the tables. */
-interface Planned {
-  readonly kind: 'start' | 'stop' | 'change' | 'other'
-  readonly name: string
-  readonly fields: Fields
-  /** As the caller gave it. */
-  readonly params: object
-  readonly priority: number
-  readonly expiresMs: number
-  /** Of the order that a start begins; '' otherwise. */
-  readonly wireHex: string
-  readonly socket: number
-  readonly port: number
-  readonly orderNo: string | null
-  readonly order?: OrderInsert
-  /** The command needs not be sent: it is stored with its fate. */
-  readonly isDone?: boolean
-}
-
-interface Request {
-  readonly caller: Caller
-  readonly target: Target
-  readonly route: 'charge' | 'stop' | 'command'
-  readonly digest: string
-  /** Chosen by the caller: names the request as an Idempotency-Key does. */
-  readonly orderNo: string | undefined
-  readonly plan: (tx: TransactionSql, device: DeviceRow) => Promise<Planned>
-}
-
-interface OrderInsert {
-  readonly mode: ChargeMode
-  /** The card that pays; null: not started by a card. */
-  readonly cardId: string | null
-  /** null: the device makes the number (BKV). */
-  readonly orderKey: string | null
-  readonly request: object
-  readonly tariff: unknown
-}
-
-interface Earlier {
-  readonly command_id: string
-  readonly order_no: string | null
-  readonly request_digest: string | null
-  readonly is_start_cancelled: boolean
-}
-
 export class CommandService {
   readonly #options: CommandServiceOptions
   readonly #limits: Readonly<Record<'key' | 'device' | 'fleet', RateLimit>>
   /** The last request per device; the next one waits for it. */
   readonly #turns = new Map<string, Promise<unknown>>()
+  readonly #intake: Intake
 
   constructor(options: CommandServiceOptions) {
     this.#options = options
     const limit = (perS: number) => new RateLimit({ perS, burst: 2 * perS, nowMonoMs: () => performance.now() })
     const { perKeyPerS, perDevicePerS, fleetPerS } = options.limits
     this.#limits = { key: limit(perKeyPerS), device: limit(perDevicePerS), fleet: limit(fleetPerS) }
+    const { sql, desk, now } = options
+    this.#intake = new Intake({
+      sql,
+      desk,
+      takeDeviceToken: (deviceId) => this.#takeToken('device', deviceId),
+      onDoubt: (command) => this.#doubt(command),
+      now,
+    })
   }
 
   /**
@@ -184,14 +135,14 @@ export class CommandService {
     const { protocol } = target
     const socket = socketOf(protocol, body.socket)
     this.#takeRequestTokens(caller)
+    const about = { deviceId, socket, port: body.port }
     return this.#inTurn(deviceId, () =>
-      this.#store(caller, target, 'charge', body, body.order_no, async (tx, device) => {
-        if (protocol.name === 'ap3000' && device.port_count !== null && body.port > device.port_count)
-          throw new HttpError('INVALID_ARGUMENT', `port: the device has ${device.port_count}`, {
+      this.#store(caller, target, 'charge', body, body.order_no, about, async ({ running, ...device }) => {
+        if (protocol.name === 'ap3000' && device.portCount !== null && body.port > device.portCount)
+          throw new HttpError('INVALID_ARGUMENT', `port: the device has ${device.portCount}`, {
             field: 'port',
-            port_count: device.port_count,
+            port_count: device.portCount,
           })
-        const running = await runningOrder(tx, deviceId, socket, body.port)
         if (running !== undefined && isInTheWay(running))
           throw new HttpError('CONFLICT', `port ${body.port} has a running order`, {
             order_no: running.order_no,
@@ -246,24 +197,21 @@ export class CommandService {
     const { protocol } = target
     const socket = socketOf(protocol, body.socket)
     this.#takeRequestTokens(caller)
+    const about = { deviceId, socket, port: body.port, orderNo: body.order_no }
     return this.#inTurn(deviceId, async () => {
       const { sql } = this.#options
       // outside the transaction: a cancel needs a connection of its own
-      const [earlier, [device], running] = await Promise.all([
-        earlierOf(sql, caller, undefined),
-        sql`select from devices where device_id = ${deviceId} and tenant_id = ${caller.key.tenant}`,
-        runningOrder(sql, deviceId, socket, body.port, body.order_no),
-      ])
+      const before = await runningOrder(sql, about)
       let isDone = false
       // an order that charges was sent, whatever its command's row says by now
-      const isWaiting = running?.state === 'pending' && running.start_status === COMMAND_STATUS.queued
-      if (device !== undefined && earlier === undefined && isWaiting && running.command_id !== null) {
-        const answer = await this.#options.desk.cancel(running.command_id)
+      const isWaiting = before?.state === 'pending' && before.start_status === COMMAND_STATUS.queued
+      if (isWaiting && before.command_id !== null && (await this.#isNews(caller, deviceId))) {
+        const answer = await this.#options.desk.cancel(before.command_id)
         if (answer === 'unknown') throw new HttpError('UNAVAILABLE', 'the start is being stored, try again')
         isDone = answer === 'cancelled'
       }
-      return this.#store(caller, target, 'stop', body, undefined, async (tx) => {
-        const order = isDone ? running : await runningOrder(tx, deviceId, socket, body.port, body.order_no)
+      return this.#store(caller, target, 'stop', body, undefined, about, async ({ running }, tx) => {
+        const order = isDone ? before : running
         if (order === undefined && body.order_no !== undefined) throw await noSuchOrder(tx, deviceId, body, socket)
         const wireHex = order === undefined ? await chargingWire(tx, deviceId, socket, body.port) : order.wire_hex
         if (order === undefined && wireHex === undefined)
@@ -294,27 +242,32 @@ export class CommandService {
     const target = targetOf(deviceId)
     const { protocol, deviceNo } = target
     this.#takeRequestTokens(caller)
+    const encoded = attempt(() => {
+      const entry = commandNamed(protocol, body.name)
+      return { ...encodeCommand(protocol, entry, deviceNo, body.params), priority: entry.priority }
+    })
+    // a command about the order of a port says so, and moves it with its fate
+    const isStop = encoded.value?.priority === PRIORITY.stop
+    const isAboutOrder = isStop || body.name === 'changeCharge'
+    const about = isAboutOrder && encoded.value !== undefined ? { deviceId, ...encoded.value } : undefined
     return this.#inTurn(deviceId, () =>
-      this.#store(caller, target, 'command', body, undefined, async (tx) => {
-        const entry = commandNamed(protocol, body.name)
-        const { fields, socket, port } = encodeCommand(protocol, entry, deviceNo, body.params)
+      this.#store(caller, target, 'command', body, undefined, about, async ({ running }) => {
+        // said now, because a repeat is answered like the first, and of another tenant's device nothing is said
+        if (encoded.value === undefined) throw encoded.error
+        const { fields, socket, port, priority } = encoded.value
         const { orderHex } = fields as { orderHex?: string }
-        // a command about the order of a port says so, and moves it with its fate
-        const isStop = entry.priority === PRIORITY.stop
-        const isAboutOrder = port > 0 && (isStop || body.name === 'changeCharge')
-        const order = isAboutOrder ? await runningOrder(tx, deviceId, socket, port) : undefined
-        const isKnown = order !== undefined && (orderHex === undefined || orderHex === order.wire_hex)
+        const isKnown = running !== undefined && (orderHex === undefined || orderHex === running.wire_hex)
         return {
           kind: isKnown && isStop ? 'stop' : isKnown ? 'change' : 'other',
           name: body.name,
           fields,
           params: withoutSecrets(body.params),
-          priority: entry.priority,
+          priority,
           expiresMs: this.#expiresMs(body.expires_in_s),
           wireHex: '',
           socket,
           port,
-          orderNo: isKnown ? order.order_no : null,
+          orderNo: isKnown ? running.order_no : null,
         }
       }),
     )
@@ -425,85 +378,25 @@ export class CommandService {
   async #store(
     caller: Caller,
     target: Target,
-    route: Request['route'],
+    route: IntakeRequest['route'],
     body: object,
     orderNo: string | undefined,
-    plan: Request['plan'],
+    about: PortOf | undefined,
+    plan: IntakeRequest['plan'],
   ): Promise<Accepted> {
-    const request = { caller, target, route, digest: digestOf(route, target.deviceId, body), orderNo, plan }
-    for (let isRetry = false; ; isRetry = true) {
-      const stored: { command?: StoredCommand } = {}
-      try {
-        const accepted = await this.#options.sql.begin((tx) => this.#storeWithin(tx, request, stored))
-        if (stored.command !== undefined) this.#options.desk.accept(stored.command)
-        return accepted
-      } catch (error) {
-        const code = databaseErrorCode(error)
-        // another process was faster with the same key or number: what it stored decides
-        if (code === UNIQUE_VIOLATION && !isRetry) continue
-        if (code === UNIQUE_VIOLATION)
-          throw new HttpError('CONFLICT', 'order_no is taken', { field: 'order_no' }, error)
-        if (stored.command !== undefined && !(error instanceof HttpError)) this.#doubt(stored.command)
-        throw error
-      }
-    }
+    const digest = digestOf(route, target.deviceId, body)
+    const stored = await this.#intake.store({ caller, target, route, digest, orderNo, about, plan })
+    return { command_id: stored.commandId, order_no: stored.orderNo, state: stored.isDone ? 'acked' : 'queued' }
   }
 
-  /** @param stored is told what is being written, as soon as it might be in the table */
-  async #storeWithin(tx: TransactionSql, request: Request, stored: { command?: StoredCommand }): Promise<Accepted> {
-    const { caller, target, route, digest, orderNo, plan } = request
-    const { deviceId, deviceNo, protocol } = target
-    const { key, idempotencyKey } = caller
-    const { desk } = this.#options
-    // sent before the others, whose snapshots must be younger than the lock
-    const lock = tx`select pg_advisory_xact_lock(hashtextextended(${deviceId}, 4))`.execute()
-    const [, [device], earlier] = await Promise.all([
-      lock,
-      tx<DeviceRow[]>`
-        select tariff, port_count from devices where device_id = ${deviceId} and tenant_id = ${key.tenant}`,
-      earlierOf(tx, caller, orderNo),
-    ])
-    if (device === undefined) throw new HttpError('NOT_FOUND', `no device ${deviceId}`)
-    if (earlier !== undefined) return answerOf(earlier, digest)
-    const command = await plan(tx, device)
-    const downlink = protocol.downlinkByName.get(command.name)
-    if (downlink === undefined) throw new Error(`${protocol.name}: no downlink ${command.name}`)
-    assertEncodes(protocol, downlink, deviceNo, command.fields)
-    const isDone = command.isDone === true
-    if (!isDone) {
-      // asked only now, so that a repeat or a mistake costs neither place nor token
-      desk.admit(deviceId)
-      this.#takeToken('device', deviceId)
-    }
-    const commandId = desk.newCommandId()
-    const { kind, name, fields, params, priority, expiresMs, wireHex, socket, port, order } = command
-    if (!isDone) stored.command = { commandId, deviceId, name, fields, priority, expiresMs, wireHex, socket, port }
-    const json = (value: unknown) => tx.json(value as never)
-    await Promise.all([
-      order === undefined
-        ? undefined
-        : tx`
-            insert into orders (order_no, tenant_id, device_id, protocol, socket, port, order_key, wire_hex, mode, state,
-              origin, card_id, request, tariff, command_id)
-            values (${command.orderNo}, ${key.tenant}, ${deviceId}, ${protocol.name}, ${socket}, ${port},
-              ${order.orderKey}, ${order.orderKey}, ${order.mode}, 'pending', ${order.cardId === null ? 'online' : 'card'}, ${order.cardId}, ${json(order.request)},
-              ${order.tariff === null ? null : json(order.tariff)}, ${commandId})`,
-      tx`
-        insert into outbound_queue (command_id, tenant_id, device_id, name, params, kind, wire, priority,
-          idempotency_key, request_digest, order_no, requested_by, expires_at, status, finished_at, result)
-        values (${commandId}, ${key.tenant}, ${deviceId}, ${name}, ${json(params)}, ${kind},
-          ${json({ fields, wire_hex: wireHex, socket, port })}, ${priority}, ${idempotencyKey ?? null}, ${digest},
-          ${command.orderNo}, ${key.id}, ${new Date(expiresMs)},
-          ${isDone ? COMMAND_STATUS.acked : COMMAND_STATUS.queued}, ${isDone ? new Date(this.#options.now()) : null},
-          ${isDone ? json({ reason: START_CANCELLED }) : null})`,
-      writeAudit(tx, {
-        ...caller,
-        action: `${route}.requested`,
-        target: deviceId,
-        details: { name, params, command_id: commandId, order_no: command.orderNo },
-      }),
-    ])
-    return { command_id: commandId, order_no: command.orderNo, state: isDone ? 'acked' : 'queued' }
+  /** Is this a request to a device of its caller's, and no repeat? */
+  async #isNews({ key, idempotencyKey }: Caller, deviceId: string): Promise<boolean> {
+    const { sql } = this.#options
+    const [row] = await sql<{ is_news: boolean }[]>`
+      select not exists (select from outbound_queue
+        where tenant_id = ${key.tenant} and idempotency_key = ${idempotencyKey ?? null}) as is_news
+      from devices where device_id = ${deviceId} and tenant_id = ${key.tenant}`
+    return row?.is_news === true
   }
 
   /**
@@ -527,7 +420,6 @@ export class CommandService {
   }
 }
 
-const UNIQUE_VIOLATION = '23505'
 /** Rolls a transaction back. */
 const NOT_WANTED = new Error('not wanted any more')
 const DOUBT_EVERY_MS = 500
@@ -608,78 +500,21 @@ function canonical(value: unknown): string {
   return `{${entries.map(([name, item]) => `${JSON.stringify(name)}:${canonical(item)}`).join(',')}}`
 }
 
+function attempt<T>(
+  work: () => T,
+): { readonly value: T; readonly error?: never } | { readonly value?: undefined; readonly error: unknown } {
+  try {
+    return { value: work() }
+  } catch (error) {
+    return { error }
+  }
+}
+
 /** Keys of cards are for the device only; `wire` holds them until the command is gone. */
 const withoutSecrets = (params: Readonly<Record<string, unknown>>) =>
   Object.fromEntries(Object.entries(params).map(([name, value]) => [name, name.includes('password') ? '***' : value]))
 
 // ---- what the tables know -----------------------------------------------------------------------------------------
-
-async function earlierOf(
-  sql: Sql | TransactionSql,
-  { key, idempotencyKey }: Caller,
-  orderNo: string | undefined,
-): Promise<Earlier | undefined> {
-  if (idempotencyKey === undefined && orderNo === undefined) return undefined
-  const columns = sql`command_id, order_no, request_digest,
-    kind = 'stop' and coalesce(result ->> 'reason', '') = ${START_CANCELLED} as is_start_cancelled`
-  // apart, because one condition with "or" finds no index
-  const byKey =
-    idempotencyKey === undefined
-      ? undefined
-      : sql<Earlier[]>`
-          select ${columns} from outbound_queue
-          where tenant_id = ${key.tenant} and idempotency_key = ${idempotencyKey}`
-  const byOrderNo =
-    orderNo === undefined
-      ? undefined
-      : sql<Earlier[]>`
-          select ${columns} from outbound_queue
-          where order_no = ${orderNo} and kind = 'start' and tenant_id = ${key.tenant} limit 1`
-  const [[found] = [], [named] = []] = await Promise.all([byKey, byOrderNo])
-  const row = found ?? named
-  return row
-}
-
-function answerOf(earlier: Earlier, digest: string): Accepted {
-  const { command_id, order_no, request_digest, is_start_cancelled } = earlier
-  if (request_digest !== digest)
-    throw new HttpError('CONFLICT', 'this Idempotency-Key or order_no belongs to another request', {
-      command_id,
-      order_no,
-    })
-  return { command_id, order_no, state: is_start_cancelled ? 'acked' : 'queued' }
-}
-
-interface RunningOrder {
-  readonly order_no: string
-  readonly state: string
-  readonly origin: string
-  readonly wire_hex: string | null
-  readonly command_id: string | null
-  readonly start_status: number | null
-  readonly port_state: string | null
-}
-
-/** The order on a port that has no end yet; of several the one the device names, then the newest. */
-async function runningOrder(
-  sql: Sql | TransactionSql,
-  deviceId: string,
-  socket: number,
-  port: number,
-  orderNo?: string,
-): Promise<RunningOrder | undefined> {
-  const [row] = await sql<RunningOrder[]>`
-    select o.order_no, o.state, o.origin, o.wire_hex, o.command_id, q.status as start_status, p.state as port_state
-    from orders o
-    left join ports p on p.device_id = o.device_id and p.socket = o.socket and p.port = o.port
-    left join outbound_queue q on q.command_id = o.command_id
-    where o.device_id = ${deviceId} and o.socket = ${socket} and o.port = ${port}
-      and o.state = any(${[...RUNNING]}) ${orderNo === undefined ? sql`` : sql`and o.order_no = ${orderNo}`}
-    order by (o.wire_hex is not null and o.wire_hex is not distinct from p.wire_hex) desc, o.created_at desc,
-      o.order_no desc
-    limit 1`
-  return row
-}
 
 /**
  * Does this order keep another from starting? What we started does until it ends. What the device started (a card) may

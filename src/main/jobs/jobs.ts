@@ -7,7 +7,7 @@ import type { ApiKey } from '../../config/api-keys.ts'
 import { HttpError } from '../../errors/errors.ts'
 import { CHUNKS_MAX, chunksTotalOf, FIRMWARE_TARGETS } from '../../jobs/firmware-image.ts'
 import { isSecret, readBackOf } from '../../jobs/parameter-proof.ts'
-import type { JobState } from '../../jobs/waves.ts'
+import type { JobState, Outcome } from '../../jobs/waves.ts'
 import { parseAnyDeviceId } from '../../protocols/index.ts'
 import { PRIORITY } from '../../session/command-lane.ts'
 import { writeAudit } from '../admin/audit.ts'
@@ -56,6 +56,8 @@ export interface JobsOptions {
   readonly sql: Sql
   readonly desk: Pick<CommandDesk, 'cancel'>
   readonly runner: Pick<JobRunner, 'wake'>
+  /** So many devices got this outcome. */
+  readonly onEnded?: (outcome: Outcome, devices: number) => void
 }
 
 export class Jobs {
@@ -146,13 +148,15 @@ export class Jobs {
    * under way; parameters that were written are still read back.
    */
   async cancel(caller: Caller, jobId: string): Promise<void> {
-    const { sql, desk } = this.#options
+    const { sql, desk, onEnded } = this.#options
+    let cancelled = { count: 0 }
     await this.#change(caller, jobId, 'job.cancelled', ['running', 'paused'], async (tx) => {
       await tx`update jobs set state = 'cancelled', pause_reason = null where job_id = ${jobId}`
-      await tx`
+      cancelled = await tx`
         update job_devices set state = 'done', outcome = 'cancelled', reason = 'cancelled', finished_at = now()
         where job_id = ${jobId} and state = 'waiting'`
     })
+    if (cancelled.count > 0) onEnded?.('cancelled', cancelled.count)
     const underWay = await sql<{ command_id: string }[]>`
       select d.command_id from job_devices d join outbound_queue q on q.command_id = d.command_id
       where d.job_id = ${jobId} and d.state = 'running' and d.step <> 'read' and q.status = 0`

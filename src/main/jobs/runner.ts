@@ -15,7 +15,7 @@ import { afterChunk, afterOta, afterRead, afterWrite, type Ended, type Fate } fr
 import { chunkFields, chunksTotalOf, FIRMWARE_TARGETS } from '../../jobs/firmware-image.ts'
 import { newTransfer, nextChunk, percentOf, type Transfer } from '../../jobs/firmware-transfer.ts'
 import { type Params, readBackOf } from '../../jobs/parameter-proof.ts'
-import { FAILURES, stepOfWave } from '../../jobs/waves.ts'
+import { FAILURES, type Outcome, stepOfWave } from '../../jobs/waves.ts'
 import { parseAnyDeviceId } from '../../protocols/index.ts'
 import { PRIORITY } from '../../session/command-lane.ts'
 import { commandNamed, encodeCommand } from '../commands/catalogue.ts'
@@ -43,6 +43,8 @@ export interface JobRunnerOptions {
   readonly now: () => number
   /** Events were added: wake whoever publishes them. */
   readonly onEvents: () => void
+  /** So many devices got this outcome. */
+  readonly onEnded?: (outcome: Outcome, devices: number) => void
 }
 
 interface JobRow {
@@ -252,19 +254,21 @@ export class JobRunner {
     const { sql, now, onEvents } = this.#options
     const { device_id: deviceId, job_id: jobId } = device
     const events = transfer === null ? [] : [this.#told(device, transfer, 'end', { state: outcome, reason })]
-    await sql.begin(async (tx) => {
+    const isEnded = await sql.begin(async (tx) => {
       const isOurs = await tx`
         update job_devices set state = 'done', outcome = ${outcome}, reason = ${reason},
           detail = ${tx.json(detail as never)}, prior_command_id = null, finished_at = ${new Date(now())},
           transfer = ${transfer === null ? null : tx.json(transfer as never)}
         where job_id = ${jobId} and device_id = ${deviceId} and state = 'running' and command_id = ${device.command_id}`
-      if (isOurs.count === 0) return
+      if (isOurs.count === 0) return false
       await this.#dropPrior(tx, device)
       // the last one stays, for its message id; its bytes are nobody's any more
       if (device.step === 'chunk')
         await tx`update outbound_queue set wire = wire - 'fields' where command_id = ${device.command_id}`
       await insertDerivedEvents(tx, events)
+      return true
     })
+    if (isEnded) this.#options.onEnded?.(outcome, 1)
     this.#stirred.add(jobId)
     if (events.length > 0) onEvents()
   }
@@ -437,10 +441,11 @@ export class JobRunner {
   /** The device cannot get this at all: it has moved to another tenant, or its release cannot say it. */
   async #refuse(job: JobRow & { readonly device_id: string }, reason: string): Promise<void> {
     const at = new Date(this.#options.now())
-    await this.#options.sql`
+    const { count } = await this.#options.sql`
       update job_devices set state = 'done', outcome = 'refused', reason = ${reason}, started_at = ${at},
         finished_at = ${at}
       where job_id = ${job.job_id} and device_id = ${job.device_id} and state = 'waiting'`
+    if (count > 0) this.#options.onEnded?.('refused', count)
     this.#stirred.add(job.job_id)
   }
 }
