@@ -7,7 +7,7 @@
  */
 
 import { insertDerivedEvents } from '../../workers/writer/insert.ts'
-import { OrderBook } from '../../workers/writer/order-book.ts'
+import { loadOrders, writeOrders } from '../../workers/writer/order-tables.ts'
 import { energyWhPerRaw } from '../protocols/index.ts'
 import type { Sql, TransactionSql } from './database/connect.ts'
 
@@ -123,7 +123,7 @@ async function withinTransaction(
     order by o.order_no limit ${ORDERS_PER_TRANSACTION}`
   if (found.length === 0) return none
 
-  const book = await OrderBook.load(tx, new Map([[deviceId, tenantId]]), {
+  const book = await loadOrders(tx, new Map([[deviceId, tenantId]]), {
     orderNos: found.map(({ order_no }) => order_no),
   })
   const why = { reason: 'energy_factor', model_profile: profile, energy_wh_per_raw: factor }
@@ -134,7 +134,7 @@ async function withinTransaction(
     if (!book.recompute(order, energyRaw * factor, options.now(), why)) return []
     return [{ order, energyRaw, energyWh: energyWh ?? 0, amountFen, cardFen }]
   })
-  await book.write()
+  await writeOrders(tx, book)
   const orders = changes.map(
     ({ order, energyRaw, energyWh, amountFen, cardFen }): RecomputedOrder => ({
       orderNo: order.orderNo,

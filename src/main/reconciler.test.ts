@@ -11,6 +11,7 @@ import { AT_MS, orderStart, progress, settlement, spanOf } from '../../workers/w
 import { openTestDatabase, type TestDatabase } from '../testing/database.ts'
 import { createLog } from './log.ts'
 import { type DoubtedOrder, decide, Reconciler } from './reconciler.ts'
+import { SqlReconcilerStore } from './reconciler-store.ts'
 
 const MIN = 60_000
 const AFTER_MS = 30 * MIN
@@ -39,7 +40,7 @@ let counts: OrderCounts
 let cursors = 0
 function reconciler(ask: (order: DoubtedOrder) => Promise<unknown> = async ({ orderNo }) => asked.push(orderNo)) {
   return new Reconciler({
-    sql: database.sql,
+    store: new SqlReconcilerStore(database.sql),
     log: createLog({ level: 'silent', serviceName: 'test', env: 'test', thread: 'main' }),
     reconcileAfterMs: AFTER_MS,
     now: () => nowMs,

@@ -8,9 +8,7 @@
  */
 
 import { START_EVENTS } from '../../workers/writer/command-fates.ts'
-import { insertDerivedEvents } from '../../workers/writer/insert.ts'
-import { noOrderCounts, OrderBook, type OrderCounts, type Wants } from '../../workers/writer/order-book.ts'
-import type { Sql } from './database/connect.ts'
+import type { OrderBook, OrderCounts, Wants } from '../../workers/writer/order-book.ts'
 import type { Log } from './log.ts'
 
 const ROUND_MS = 60_000
@@ -18,7 +16,6 @@ const ROUND_MS = 60_000
 const PRESET_SLACK_MS = 600_000
 /** A fate and its order are committed together: what is still apart after this was left so by an older release, or by hand. */
 const REPAIR_AFTER_MS = 10_000
-const ORDERS_PER_ROUND = 500
 
 /** An order that charges, as far as anybody knows. */
 export interface DoubtedOrder {
@@ -51,8 +48,43 @@ export function decide(order: DoubtedOrder, nowMs: number, reconcileAfterMs: num
   return nowMs - doubtedMs >= reconcileAfterMs ? 'settle' : 'ask'
 }
 
+/** A start that nobody decides. */
+export interface UndecidedStart {
+  readonly orderNo: string
+  readonly deviceId: string
+  readonly commandId: string | null
+  /** Of the command, like all below; null: there is none. */
+  readonly status: number | null
+  readonly result: { readonly reason?: string; readonly business_no?: number } | null
+  readonly finishedMs: number | null
+  readonly epoch: number | null
+  readonly wireHex: string | null
+}
+
+/** The tables, as the reconciler needs them; every call throws when the database does not answer. */
+export interface ReconcilerStore {
+  /** Orders that charge or are being stopped and were not heard of since, longest silence first, a bounded number. */
+  silentOrders(sinceMs: number): Promise<readonly DoubtedOrder[]>
+  doubt(orderNo: string, atMs: number): Promise<unknown>
+  /**
+   * Orders whose start is undecided although its command has a fate since `decidedBeforeMs`, or has none and expired
+   * before `overdueBeforeMs`, or does not exist and the order is older than that. A bounded number, oldest first.
+   */
+  undecidedStarts(decidedBeforeMs: number, overdueBeforeMs: number): Promise<readonly UndecidedStart[]>
+  /**
+   * One transaction that locks the device first, as writers do.
+   * @param act false: nothing is to be written
+   * @returns undefined: nothing was written
+   */
+  within(
+    deviceId: string,
+    wants: Wants,
+    act: (book: OrderBook) => boolean,
+  ): Promise<{ readonly counts: OrderCounts; readonly eventCursor: number | null } | undefined>
+}
+
 export interface ReconcilerOptions {
-  readonly sql: Sql
+  readonly store: ReconcilerStore
   readonly log: Log
   readonly reconcileAfterMs: number
   readonly now: () => number
@@ -73,17 +105,6 @@ export interface Round {
   /** Starts moved by the fate of their command. */
   readonly repaired: number
   readonly timedOut: number
-}
-
-interface StartRow {
-  readonly order_no: string
-  readonly device_id: string
-  readonly command_id: string | null
-  readonly status: number | null
-  readonly result: { reason?: string; business_no?: number } | null
-  readonly finished_at: Date | null
-  readonly epoch: number | null
-  readonly wire_hex: string | null
 }
 
 export class Reconciler {
@@ -126,12 +147,13 @@ export class Reconciler {
 
   async #work(): Promise<Round> {
     const round = { doubted: 0, asked: 0, estimated: 0, repaired: 0, timedOut: 0 }
-    const { sql, now, reconcileAfterMs } = this.#options
-    for (const row of await this.#undecidedStarts()) {
-      const outcome = await this.#repair(row)
+    const { store, now, reconcileAfterMs } = this.#options
+    const cutoffMs = now() - reconcileAfterMs
+    for (const start of await store.undecidedStarts(now() - REPAIR_AFTER_MS, cutoffMs)) {
+      const outcome = await this.#repair(start)
       if (outcome !== undefined) round[outcome]++
     }
-    for (const order of await this.#silentOrders()) {
+    for (const order of await store.silentOrders(cutoffMs)) {
       const decision = decide(order, now(), reconcileAfterMs)
       if (decision === 'wait') continue
       if (decision === 'settle') {
@@ -139,47 +161,12 @@ export class Reconciler {
         continue
       }
       if (decision === 'doubt') {
-        await sql`update orders set doubted_at = ${new Date(now())} where order_no = ${order.orderNo}`
+        await store.doubt(order.orderNo, now())
         round.doubted++
       }
       if (await this.#ask(order)) round.asked++
     }
     return round
-  }
-
-  async #silentOrders(): Promise<DoubtedOrder[]> {
-    const { sql, now, reconcileAfterMs } = this.#options
-    const rows = await sql<
-      {
-        order_no: string
-        device_id: string
-        socket: number
-        port: number
-        wire_hex: string | null
-        created_at: Date
-        started_at: Date | null
-        last_progress_at: Date | null
-        doubted_at: Date | null
-        request: { duration_s?: number; max_duration_s?: number } | null
-      }[]
-    >`
-      select order_no, device_id, socket, port, wire_hex, created_at, started_at, last_progress_at, doubted_at, request
-      from orders
-      where state in ('charging', 'stopping')
-        and coalesce(greatest(last_progress_at, started_at), created_at) < ${new Date(now() - reconcileAfterMs)}
-      order by coalesce(greatest(last_progress_at, started_at), created_at), order_no limit ${ORDERS_PER_ROUND}`
-    return rows.map((row) => ({
-      orderNo: row.order_no,
-      deviceId: row.device_id,
-      socket: row.socket,
-      port: row.port,
-      wireHex: row.wire_hex,
-      createdMs: row.created_at.getTime(),
-      startedMs: row.started_at?.getTime() ?? null,
-      lastProgressMs: row.last_progress_at?.getTime() ?? null,
-      presetS: row.request?.duration_s ?? row.request?.max_duration_s ?? null,
-      doubtedMs: row.doubted_at?.getTime() ?? null,
-    }))
   }
 
   async #ask(order: DoubtedOrder): Promise<boolean> {
@@ -209,24 +196,9 @@ export class Reconciler {
     return isDone
   }
 
-  /** Starts whose command has a fate, has none long after its expiry, or does not exist. */
-  async #undecidedStarts(): Promise<StartRow[]> {
-    const { sql, now, reconcileAfterMs } = this.#options
-    const cutoff = new Date(now() - reconcileAfterMs)
-    return await sql<StartRow[]>`
-      select o.order_no, o.device_id, q.command_id, q.status, q.result, q.finished_at, q.epoch,
-        q.wire->>'wire_hex' as wire_hex
-      from orders o left join outbound_queue q on q.command_id = o.command_id
-      where o.state in ('pending', 'starting')
-        and (q.finished_at < ${new Date(now() - REPAIR_AFTER_MS)}
-          or (q.status < 2 and q.expires_at < ${cutoff})
-          or (q.command_id is null and o.created_at < ${cutoff}))
-      order by o.created_at, o.order_no limit ${ORDERS_PER_ROUND}`
-  }
-
-  async #repair(row: StartRow): Promise<'repaired' | 'timedOut' | undefined> {
+  async #repair(start: UndecidedStart): Promise<'repaired' | 'timedOut' | undefined> {
     const { log, now } = this.#options
-    const { order_no: orderNo, device_id: deviceId, command_id: commandId, status, result } = row
+    const { orderNo, deviceId, commandId, status, result, finishedMs, epoch, wireHex } = start
     const businessNo = result?.business_no
     const wants: Wants = {
       orderNos: [orderNo],
@@ -241,12 +213,12 @@ export class Reconciler {
       if (order === undefined || (order.state !== 'pending' && order.state !== 'starting')) return false
       const before = order.state
       const event = status === null ? undefined : START_EVENTS[status]
-      if (event !== undefined && row.finished_at !== null)
+      if (event !== undefined && finishedMs !== null)
         book.startMoved(order, event, {
-          atMs: row.finished_at.getTime(),
-          epoch: row.epoch ?? 0,
+          atMs: finishedMs,
+          epoch: epoch ?? 0,
           reason: result?.reason ?? '',
-          wireHex: row.wire_hex ?? '',
+          wireHex: wireHex ?? '',
           result: result ?? {},
         })
       if (order.state !== before) outcome = 'repaired'
@@ -258,22 +230,10 @@ export class Reconciler {
     return outcome
   }
 
-  /** @param act false: nothing is to be written */
   async #within(deviceId: string, wants: Wants, act: (book: OrderBook) => boolean): Promise<boolean> {
-    const { sql, onMoved } = this.#options
-    let counts = noOrderCounts()
-    let cursor: number | null = null
-    const isDone = await sql.begin(async (tx) => {
-      const [device] = await tx<{ tenant_id: string }[]>`
-        select tenant_id from devices where device_id = ${deviceId} for no key update`
-      const book = await OrderBook.load(tx, new Map([[deviceId, device?.tenant_id ?? 'default']]), wants)
-      if (!act(book)) return false
-      await book.write()
-      cursor = await insertDerivedEvents(tx, book.events)
-      counts = book.counts
-      return true
-    })
-    if (isDone) onMoved(counts, cursor)
-    return isDone
+    const { store, onMoved } = this.#options
+    const written = await store.within(deviceId, wants, act)
+    if (written !== undefined) onMoved(written.counts, written.eventCursor)
+    return written !== undefined
   }
 }

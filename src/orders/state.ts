@@ -27,6 +27,7 @@ export const ORDER_EVENTS = {
   stop_sent: 'the stop left for the device',
   stop_acked: 'the device said that it stopped',
   stop_refused: 'the device said that it did not stop',
+  stop_moot: 'the device said that nothing is to be stopped: the order does not run there',
   stop_dead: 'the stop got no result, or was never sent',
   settled: 'the device’s settlement of an order that has none yet',
   settled_estimated: 'the reconciler settles with the last known figures',
@@ -146,6 +147,17 @@ const TABLE: Readonly<Record<OrderEvent, Row>> = {
     cancelled: STOP_CANCELLED,
   },
   stop_refused: STOP_FAILED,
+  stop_moot: {
+    pending: STOP_PENDING,
+    // it may never have run, and must not be estimated (simulation, seed 105)
+    starting: 'starting',
+    // it ran and has ended: its settlement follows
+    charging: 'stopping',
+    stopping: 'stopping',
+    settled: STOP_SETTLED,
+    failed: 'failed',
+    cancelled: STOP_CANCELLED,
+  },
   stop_dead: STOP_FAILED,
   settled: {
     pending: 'settled',

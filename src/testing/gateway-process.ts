@@ -24,6 +24,8 @@ export interface GatewayStart {
   readonly env?: Readonly<Record<string, string>>
   /** `npm`: through `npm start`, as a user would. */
   readonly via?: 'node' | 'npm'
+  /** In a process group of its own: Ctrl-C reaches only who started it, and he ends it when he is done. */
+  readonly isApart?: boolean
 }
 
 export interface HttpReply {
@@ -67,7 +69,7 @@ export class GatewayProcess {
   #sql: Sql | undefined
   readonly #databaseUrl: string | undefined
 
-  private constructor(dataDir: string, { env = {}, via = 'node' }: GatewayStart) {
+  private constructor(dataDir: string, { env = {}, via = 'node', isApart = false }: GatewayStart) {
     this.dataDir = dataDir
     this.#databaseUrl = env['DATABASE_URL']
     const [command, args] = via === 'npm' ? ['npm', ['start', '--silent']] : [process.execPath, ['src/main/start.ts']]
@@ -83,6 +85,7 @@ export class GatewayProcess {
         ...env,
       },
       stdio: ['ignore', 'pipe', 'pipe'],
+      detached: isApart,
     })
     this.#exited = new Promise((resolve) => {
       // 128 + signal, as a shell would say

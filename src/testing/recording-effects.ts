@@ -23,6 +23,7 @@ export class RecordingEffects implements Effects {
   readonly rows: KeptRow[] = []
   readonly questions: CardQuestion[] = []
   readonly superseded: { readonly shard: number; readonly deviceKey: number; readonly epoch: number }[] = []
+  readonly devicesRefused: string[] = []
   readonly counted: Record<string, number> = {}
   /** Lanes that refuse rows. */
   readonly full = new Set<string>()
@@ -88,6 +89,10 @@ export class RecordingEffects implements Effects {
 
   deviceOnline(deviceKey: number): void {
     this.online.push(deviceKey)
+  }
+
+  deviceRefused(deviceId: string): void {
+    this.devicesRefused.push(deviceId)
   }
 
   returnCommand(deviceKey: number, command: ReturnedCommand): void {

@@ -2,12 +2,26 @@
  * Operators who give commands, the table their commands are in, and what must hold of each command from its first byte
  * to its fate.
  */
-import type { Fields } from '../codec/protocol.ts'
+import type { StoredCommand as WrittenCommand } from '../../workers/writer/command-fates.ts'
+import type { CardAnswer, Fields } from '../codec/protocol.ts'
 import type { StoredCommand } from '../main/command-desk.ts'
 import type { CommandProgress, CommandStore, WaitingCommand } from '../main/command-store.ts'
+import type { DoubtedOrder } from '../main/reconciler.ts'
+import {
+  CHARGE_MODES,
+  type ChargeMode,
+  chargePlan,
+  type GatewayLimits,
+  isRefusal,
+  limitReached,
+  stopPlan,
+} from '../orders/charge-plan.ts'
+import { isTariffProblem, parseTariff, type Tariff } from '../orders/tariff.ts'
 import type { CommandFateRow } from '../rows/index.ts'
 import { COMMAND_STATUS, PRIORITY } from '../session/command-lane.ts'
 import { ACK_TIMEOUT_MS, type Gateway, SPACING_MS, WALL_MS } from './sim-gateway.ts'
+import { COLLIDING_NUMBERS, ModelOrders, type NewOrder } from './sim-orders.ts'
+import type { TariffJson } from './sim-tariff.ts'
 import type { SeenFrame } from './sim-wire.ts'
 import type { World } from './sim-world.ts'
 
@@ -22,23 +36,32 @@ const isFinal = (status: number) => status >= COMMAND_STATUS.acked
 
 interface Row {
   readonly command: StoredCommand
-  /** Virtual time, like all times here. */
+  /** `outbound_queue.kind`: what it is to its order. */
+  readonly kind: 'start' | 'stop' | 'other'
+  readonly orderNo: string | null
+  /** Virtual time, like all times here that do not say otherwise. */
   readonly storedMs: number
   status: number
   attempts: number
   messageId: number | null
   epoch: number | null
+  /** As the database has it. */
   sentMs: number | null
+  /** As the database has it. */
+  finishedMs: number | null
   reason: string
+  result: Readonly<Record<string, unknown>> | null
 }
 
-/** `outbound_queue`: workers/writer/command-fates.ts and src/main/command-store.ts as rules. */
+/** `outbound_queue`: src/main/command-store.ts as rules; fates are moved by workers/writer/command-fates.ts. */
 export class CommandTable implements CommandStore {
   readonly rows = new Map<string, Row>()
   readonly #world: World
   readonly #isUp: () => boolean
   /** Told of each fate. */
   readonly #ended: (row: Row) => void
+  /** One transaction. */
+  #transact: (fate: CommandFateRow) => void = () => {}
 
   constructor(world: World, isUp: () => boolean, ended: (row: Row) => void) {
     this.#world = world
@@ -46,61 +69,89 @@ export class CommandTable implements CommandStore {
     this.#ended = ended
   }
 
+  /** @param transact for the fates that main gives */
+  opened(transact: (fate: CommandFateRow) => void): void {
+    this.#transact = transact
+  }
+
   get isUp(): boolean {
     return this.#isUp()
   }
 
-  insert(command: StoredCommand): void {
+  insert(command: StoredCommand, kind: Row['kind'], orderNo: string | null): void {
     this.rows.set(command.commandId, {
       command,
+      kind,
+      orderNo,
       storedMs: this.#world.time.nowMs,
       status: COMMAND_STATUS.queued,
       attempts: 0,
       messageId: null,
       epoch: null,
       sentMs: null,
+      finishedMs: null,
       reason: '',
+      result: null,
     })
   }
 
-  /** A row of a session, in a transaction of a writer. */
-  apply(fate: CommandFateRow): void {
-    const world = this.#world
-    const row = this.rows.get(fate.commandId)
-    if (row === undefined) {
-      world.violated('commands are known', fate.commandId)
-      return
-    }
-    if (row.epoch !== null && fate.epoch < row.epoch) {
-      world.covered('fenced.fate')
-      return
-    }
-    if (isFinal(row.status)) {
-      if (world.mutant === 'twoFates' && isFinal(fate.status)) this.#end(row, fate.status, fate.reason)
-      return
-    }
-    row.attempts = Math.max(row.attempts, fate.attempts)
-    row.messageId = fate.messageId ?? row.messageId
-    row.epoch = fate.epoch
-    if (row.attempts > 0) row.sentMs ??= fate.atMs
-    if (isFinal(fate.status)) this.#end(row, fate.status, fate.reason)
-    else row.status = Math.max(row.status, fate.status)
+  /** What a transaction reads for these rows. */
+  read(fates: readonly CommandFateRow[]): WrittenCommand[] {
+    return [...new Set(fates.map(({ commandId }) => commandId))].flatMap((commandId): WrittenCommand[] => {
+      const row = this.rows.get(commandId)
+      if (row === undefined) {
+        this.#world.violated('commands are known', commandId)
+        return []
+      }
+      // as if its fate were not looked at
+      const isForgotten = this.#world.mutant === 'twoFates' && isFinal(row.status)
+      const { command, kind, orderNo, attempts, messageId, epoch, sentMs, finishedMs, result } = row
+      return [
+        {
+          command_id: commandId,
+          device_id: command.deviceId,
+          name: command.name,
+          kind,
+          order_no: orderNo,
+          wire_hex: command.wireHex,
+          status: isForgotten ? COMMAND_STATUS.sent : row.status,
+          attempts,
+          message_id: messageId,
+          epoch,
+          sent_at: sentMs === null ? null : new Date(sentMs),
+          finished_at: finishedMs === null ? null : new Date(finishedMs),
+          result: result === null ? null : { ...result },
+        },
+      ]
+    })
   }
 
-  #end(row: Row, status: number, reason: string): void {
-    const world = this.#world
-    const { command } = row
-    if (isFinal(row.status))
-      world.violated('one fate', `${command.commandId} is ${row.status} ${row.reason}, then ${status} ${reason}`)
-    row.status = status
-    row.reason = reason
-    this.#ended(row)
+  write(changed: readonly WrittenCommand[]): void {
+    for (const { command_id, status, attempts, message_id, epoch, sent_at, finished_at, result } of changed) {
+      const row = this.rows.get(command_id) as Row
+      row.attempts = attempts
+      row.messageId = message_id
+      row.epoch = epoch
+      row.sentMs = sent_at?.getTime() ?? null
+      if (!isFinal(status)) {
+        row.status = status
+        continue
+      }
+      const reason = String(result?.['reason'] ?? '')
+      if (isFinal(row.status))
+        this.#world.violated('one fate', `${command_id} is ${row.status} ${row.reason}, then ${status} ${reason}`)
+      row.status = status
+      row.finishedMs = finished_at?.getTime() ?? null
+      row.result = result
+      row.reason = reason
+      this.#ended(row)
+    }
   }
 
   // ---- as main asks -----------------------------------------------------------------------------------------------
 
-  /** A statement that is carried out, or not, and an answer that comes, or not. */
-  #ask<T>(run: () => T): Promise<T> {
+  /** A transaction that is carried out, or not, and an answer that comes, or not. */
+  ask<T>(run: () => T): Promise<T> {
     const world = this.#world
     const { time, random } = world
     return new Promise((resolve, reject) => {
@@ -122,7 +173,7 @@ export class CommandTable implements CommandStore {
   }
 
   lastMessageId(deviceId: string): Promise<number | undefined> {
-    return this.#ask(() => {
+    return this.ask(() => {
       let latest: Row | undefined
       for (const row of this.rows.values())
         if (row.command.deviceId === deviceId && row.messageId !== null)
@@ -132,16 +183,20 @@ export class CommandTable implements CommandStore {
   }
 
   end(commandId: string, status: number, reason: string): Promise<boolean> {
-    return this.#ask(() => {
+    return this.ask(() => {
       const row = this.rows.get(commandId)
       if (row === undefined || isFinal(row.status)) return false
-      this.#end(row, status, reason)
+      const { command, attempts, messageId } = row
+      const { deviceId } = command
+      const atMs = WALL_MS + this.#world.time.nowMs
+      // epoch 0 is main's
+      this.#transact({ commandId, deviceId, epoch: 0, status, attempts, messageId, atMs, reason, result: '{}' })
       return true
     })
   }
 
   waiting(): Promise<readonly WaitingCommand[]> {
-    return this.#ask(() =>
+    return this.ask(() =>
       [...this.rows.values()]
         .filter(({ status }) => !isFinal(status))
         .map(({ command, attempts, messageId }) => ({ ...command, attempts, messageId })),
@@ -149,7 +204,7 @@ export class CommandTable implements CommandStore {
   }
 
   progress(commandIds: readonly string[]): Promise<readonly CommandProgress[]> {
-    return this.#ask(() =>
+    return this.ask(() =>
       commandIds.flatMap((commandId) => {
         const row = this.rows.get(commandId)
         if (row === undefined) return []
@@ -165,7 +220,79 @@ export interface Target {
   readonly deviceId: string
   readonly deviceKey: number
   readonly protocol: 'ap3000' | 'bkv'
+  /** 0: the protocol has none. */
+  readonly sockets: number
 }
+
+interface At {
+  readonly socket: number
+  /** From 1. */
+  readonly port: number
+}
+
+/** Of `POST …/charge`. */
+interface ChargeBody {
+  readonly mode: ChargeMode
+  readonly duration_s?: number
+  readonly energy_wh?: number
+  readonly amount_fen?: number
+  readonly max_duration_s?: number
+  readonly tariff?: TariffJson
+}
+
+/** A command that a transaction is about to store. */
+interface Planned extends At {
+  readonly name: string
+  readonly fields: Fields
+  readonly priority: number
+  readonly kind: Row['kind']
+  readonly orderNo: string | null
+  readonly wireHex: string
+  readonly order?: Omit<NewOrder, 'commandId'>
+}
+const NO_ORDER = { priority: PRIORITY.start, kind: 'other', orderNo: null, wireHex: '', socket: 0, port: 0 } as const
+
+/** Prices that show in charges of half a minute: 16:01 Beijing is one minute after every run began. */
+const POWER_TARIFFS: readonly TariffJson[] = [
+  {
+    power: {
+      tiers: [
+        { max_power_w: 150, price_fen: 5, minutes: 1 },
+        { max_power_w: 300, price_fen: 9, minutes: 2 },
+        { max_power_w: 2_000, price_fen: 30, minutes: 5 },
+      ],
+    },
+  },
+  {
+    power: { tiers: [{ max_power_w: 250, price_fen: 7, minutes: 3 }] },
+    energy: { price_fen_per_kwh: 333 },
+    cap_fen: 40,
+  },
+]
+export const TARIFFS: readonly TariffJson[] = [
+  { time: { price_fen: 7, step_minutes: 1 }, cap_fen: 60 },
+  { time: { price_fen: 50, step_minutes: 60 }, free_minutes: 2 },
+  { energy: { price_fen_per_kwh: 1_237 }, min_fen: 3 },
+  { energy: { price_fen_per_kwh: 5_001 }, cap_fen: 77 },
+  {
+    periods: {
+      windows: [
+        { end: '16:01', electricity_fen_per_kwh: 1_111, service_fen_per_kwh: 777 },
+        { end: '16:03', electricity_fen_per_kwh: 2_503 },
+        { end: '24:00', electricity_fen_per_kwh: 5_003, service_fen_per_kwh: 99 },
+      ],
+    },
+  },
+  ...POWER_TARIFFS,
+]
+
+const MODE_COVERED = {
+  full: 'order.mode_full',
+  time: 'order.mode_time',
+  energy: 'order.mode_energy',
+  budget: 'order.mode_budget',
+  power: 'order.mode_power',
+} as const
 
 /** What a device did, told by its double. */
 interface Started {
@@ -183,10 +310,13 @@ interface Sent {
 
 export class Operators {
   readonly table: CommandTable
+  readonly orders: ModelOrders
   readonly #world: World
   readonly #gatewayOf: () => Gateway | undefined
   readonly #commands = new Map<string, StoredCommand & Target>()
   readonly #sent = new Map<string, Sent>()
+  /** Of the first send. */
+  readonly #connectionOf = new Map<string, number>()
   readonly #lastSendMs = new Map<number, number>()
   /** Place in the order of arrival. */
   readonly #acceptedAt = new Map<string, number>()
@@ -209,6 +339,8 @@ export class Operators {
     this.#world = world
     this.#gatewayOf = gatewayOf
     this.table = new CommandTable(world, isDatabaseUp, (row) => this.#ended(row))
+    this.orders = new ModelOrders(world, this.table)
+    this.table.opened((fate) => this.orders.apply({ fates: [fate], starts: [], progress: [], settlements: [] }))
   }
 
   get count(): number {
@@ -237,78 +369,193 @@ export class Operators {
 
   giveCommand(target: Target): void {
     const { random } = this.#world
-    const port = random.below(2)
-    const start = PRIORITY.start
-    if (target.protocol === 'bkv') {
-      const control = (on: number) => ({
-        socket: 1,
-        port,
-        on,
-        mode: 1,
-        minutesMin: on * (1 + random.below(9)),
-        energyWh: 0,
-      })
-      const draw = random.unit()
-      if (draw < 0.5) this.#submit(target, 'control', control(1), start, '', 1, port + 1)
-      else if (draw < 0.7) this.#submit(target, 'control', control(0), PRIORITY.stop, '', 1, port + 1)
-      else this.#submit(target, 'queryStatus', { socket: 1 }, start, '', 1, 0)
-      return
-    }
-    const orderHex = hexOrder(this.#count + 1)
+    const place = { socket: target.sockets === 0 ? 0 : 1 + random.below(target.sockets), port: 1 + random.below(2) }
     const draw = random.unit()
-    if (draw < 0.35) {
-      const fields = {
-        rateMode: 0,
-        balanceFen: 0,
-        port,
-        command: 1,
-        durationS: 600,
-        orderHex,
-        maxChargeS: 0,
-        overloadPowerDw: 0,
-      }
-      this.#submit(target, 'startCharge', fields, start, orderHex, 0, port + 1)
-      this.#lastOrder.set(`${target.deviceKey}/${port}`, orderHex)
-    } else if (draw < 0.5) {
-      const running = this.#lastOrder.get(`${target.deviceKey}/${port}`) ?? orderHex
-      this.#submit(target, 'startCharge', { port, command: 0, orderHex: running }, PRIORITY.stop, '', 0, port + 1)
-    } else if (draw < 0.75) this.#submit(target, 'locate', { locateS: 5 }, PRIORITY.background, '', 0, 0)
-    else if (draw < 0.95)
-      this.#submit(target, 'setLimits', { maxChargeS: 36_000, overloadPowerDw: 20_000 }, PRIORITY.parameter, '', 0, 0)
-    else this.#submit(target, 'askStatus', {}, start, '', 0, 0)
+    if (draw < 0.4) {
+      const body = this.#drawCharge(target.protocol)
+      this.#submit(target, () => this.#chargePlanned(target, place, body, null))
+    } else if (draw < 0.6) this.#submit(target, () => this.#stopPlanned(target, place))
+    else if (target.protocol === 'bkv')
+      this.#submit(target, () => ({
+        ...NO_ORDER,
+        name: 'queryStatus',
+        fields: { socket: place.socket },
+        ...place,
+        port: 0,
+      }))
+    else if (draw < 0.78)
+      this.#submit(target, () => ({
+        ...NO_ORDER,
+        name: 'locate',
+        fields: { locateS: 5 },
+        priority: PRIORITY.background,
+      }))
+    else if (draw < 0.95) {
+      const fields = { maxChargeS: 36_000, overloadPowerDw: 20_000 }
+      this.#submit(target, () => ({ ...NO_ORDER, name: 'setLimits', fields, priority: PRIORITY.parameter }))
+    } else this.#submit(target, () => ({ ...NO_ORDER, name: 'askStatus', fields: {} }))
   }
 
-  readonly #lastOrder = new Map<string, string>()
+  /** A card that was found good at an AP3000: src/main/swipes.ts. */
+  chargeByCard(target: Target, port: number, cardId: string, answer: CardAnswer): void {
+    if (answer.status !== 'ok' || port === 0 || target.protocol !== 'ap3000') return
+    this.#submit(target, () => {
+      const isCounted = this.orders.tariffs.has(target.deviceId) && answer.rateMode !== 'monthly'
+      const leftFen = answer.balanceFen - this.orders.promisedFen(cardId)
+      if (isCounted && leftFen <= 0) return undefined
+      this.#world.covered('order.for_card')
+      const body: ChargeBody = isCounted ? { mode: 'budget', amount_fen: leftFen } : { mode: 'full' }
+      return this.#chargePlanned(target, { socket: 0, port }, body, cardId)
+    })
+  }
+
+  /** src/main/ask-order.ts. */
+  askFor(target: Target, { socket }: DoubtedOrder): void {
+    const isBkv = target.protocol === 'bkv'
+    this.#submit(target, () => ({
+      ...NO_ORDER,
+      name: isBkv ? 'queryStatus' : 'askStatus',
+      fields: isBkv ? { socket } : {},
+      socket,
+    }))
+  }
+
+  /** src/main/limits.ts: what a device cannot keep itself. */
+  keepLimits(targetOf: (deviceId: string) => Target): void {
+    if (!this.table.isUp) return
+    for (const order of this.orders.orders.values()) {
+      if (order.state !== 'charging' || order.startedMs === null) continue
+      const limits = (order.request as { gateway_limits?: GatewayLimits | null } | null)?.gateway_limits
+      if (limits == null) continue
+      const usage = {
+        startedMs: order.startedMs,
+        durationS: order.durationS ?? 0,
+        energyWh: order.energyWh ?? 0,
+        maxPowerW: order.maxPowerW ?? 0,
+      }
+      const tariff = order.tariff === null ? undefined : parseTariff(order.tariff)
+      if (limitReached(limits, usage, tariff === undefined || isTariffProblem(tariff) ? undefined : tariff) === null)
+        continue
+      const stop = `${order.orderNo}-${usage.durationS}`
+      if (this.#limitStops.has(stop)) continue
+      this.#limitStops.add(stop)
+      this.#world.covered('order.limit_reached')
+      const target = targetOf(order.deviceId)
+      this.#submit(target, () => this.#stopPlanned(target, order))
+    }
+  }
+
+  readonly #limitStops = new Set<string>()
+
+  #drawCharge(protocol: Target['protocol']): ChargeBody {
+    const { random } = this.#world
+    const tariff = random.chance(0.7) ? { tariff: random.pick(TARIFFS) } : {}
+    switch (random.pick(CHARGE_MODES)) {
+      case 'time':
+        return { mode: 'time', duration_s: random.pick([60, 120, 300, 600]), ...tariff }
+      case 'energy':
+        return { mode: 'energy', energy_wh: 1 + random.below(protocol === 'bkv' ? 4 : 60), ...tariff }
+      case 'budget':
+        return { mode: 'budget', amount_fen: 1 + random.below(60), ...tariff }
+      case 'power':
+        return { mode: 'power', amount_fen: 1 + random.below(60), tariff: random.pick(POWER_TARIFFS) }
+      default:
+        return { mode: 'full', ...tariff, ...(random.chance(0.2) && { max_duration_s: 120 }) }
+    }
+  }
+
+  /** `charge` of src/main/commands/service.ts, inside its transaction. */
+  #chargePlanned(target: Target, place: At, body: ChargeBody, cardId: string | null): Planned | undefined {
+    const { protocol, deviceId } = target
+    const where = { deviceId, ...place }
+    // what the device started by itself may have ended without our hearing of it; there the port's state decides
+    if (this.orders.running(where) !== undefined) {
+      this.#world.covered('order.port_busy')
+      return undefined
+    }
+    const { mode, duration_s, energy_wh, amount_fen, max_duration_s } = body
+    const json = body.tariff ?? this.orders.tariffs.get(deviceId) ?? null
+    const tariff = json === null ? undefined : (parseTariff(json) as Tariff)
+    const orderNo = `SIM${String(++this.#orderCount).padStart(13, '0')}`
+    const plan = chargePlan(protocol, {
+      mode,
+      ...place,
+      orderNo,
+      ...(duration_s !== undefined && { durationS: duration_s }),
+      ...(energy_wh !== undefined && { energyWh: energy_wh }),
+      ...(amount_fen !== undefined && { amountFen: amount_fen }),
+      ...(max_duration_s !== undefined && { maxDurationS: max_duration_s }),
+      ...(tariff !== undefined && { tariff }),
+    })
+    if (isRefusal(plan)) {
+      this.#world.covered('order.refused')
+      return undefined
+    }
+    let { fields, wireHex } = plan
+    if (this.#world.mutant === 'orderNumbersCollide' && wireHex !== '') {
+      wireHex = `c0de${String(this.#orderCount % COLLIDING_NUMBERS).padStart(28, '0')}`
+      fields = { ...fields, orderHex: wireHex }
+    }
+    this.#world.covered(MODE_COVERED[mode])
+    const order = {
+      ...where,
+      orderNo,
+      protocol,
+      orderKey: wireHex === '' ? null : wireHex,
+      mode,
+      origin: cardId === null ? 'online' : 'card',
+      cardId,
+      request: { ...body, gateway_limits: plan.gatewayLimits },
+      tariff: json,
+    }
+    return { name: plan.name, fields, priority: PRIORITY.start, kind: 'start', orderNo, wireHex, ...place, order }
+  }
+
+  #orderCount = 0
+
+  /** `stop` of the same; a start that was not sent yet is cancelled instead. */
+  #stopPlanned(target: Target, { socket, port }: At): Planned | undefined {
+    const { protocol, deviceId } = target
+    const running = this.orders.running({ deviceId, socket, port })
+    const start = this.table.rows.get(running?.commandId ?? '')
+    if (running?.state === 'pending' && start?.status === COMMAND_STATUS.queued) {
+      this.#cancel(start.command.commandId)
+      return undefined
+    }
+    if (running === undefined && protocol === 'ap3000') return undefined
+    const plan = stopPlan(protocol, port, socket, running?.wireHex ?? '')
+    if (isRefusal(plan)) return undefined
+    const kind = running === undefined ? 'other' : 'stop'
+    return { ...plan, priority: PRIORITY.stop, kind, orderNo: running?.orderNo ?? null, wireHex: '', socket, port }
+  }
 
   /** Stored, then told to the desk, unless the gateway dies in between. */
-  #submit(
-    target: Target,
-    name: string,
-    fields: Fields,
-    priority: number,
-    wireHex: string,
-    socket: number,
-    port: number,
-  ): void {
+  #submit(target: Target, plan: () => Planned | undefined): void {
     const world = this.#world
     const { time, random } = world
     const gateway = this.#gatewayOf()
     const commandId = `c${++this.#count}`
     const expiresMs = this.#wallStartMs + time.nowMs + random.pick([1_000, 4_000, 10_000, 30_000, 60_000])
     const { deviceId } = target
-    const command = { commandId, deviceId, name, fields, priority, expiresMs, wireHex, socket, port }
+    const isCancelled = world.goesWrong(0.15)
+    const cancelMs = random.between(0, 4_000)
     time.after(random.between(1, 8), () => {
       if (gateway?.isServing !== true || this.table.rows.size > 400) return
       if (!this.table.isUp) return
+      const planned = plan()
+      if (planned === undefined) return
+      const { kind, orderNo, order, ...rest } = planned
+      const command: StoredCommand = { commandId, deviceId, expiresMs, ...rest }
       this.#commands.set(commandId, { ...command, ...target })
-      this.table.insert(command)
-      world.trace(() => `command ${commandId} for ${deviceId}: ${name} ${JSON.stringify(fields)}`)
+      this.table.insert(command, kind, orderNo)
+      if (order !== undefined) this.orders.insert({ ...order, commandId })
+      world.trace(() => `command ${commandId} for ${deviceId}: ${command.name} ${JSON.stringify(command.fields)}`)
       world.covered('command.stored')
       this.#acceptedAt.set(commandId, this.table.rows.size)
       time.after(1, () => {
         if (gateway.isAlive) gateway.desk.accept(command)
       })
-      if (world.goesWrong(0.15)) time.after(random.between(0, 4_000), () => this.#cancel(commandId))
+      if (isCancelled) time.after(cancelMs, () => this.#cancel(commandId))
     })
   }
 
@@ -329,7 +576,7 @@ export class Operators {
   // ---- what the gateway does --------------------------------------------------------------------------------------
 
   /** A session thread decides to send a command; '' is a question of the lane's own. */
-  sends(commandId: string, frame: SeenFrame): void {
+  sends(commandId: string, frame: SeenFrame, connection: number): void {
     const world = this.#world
     const { nowMs } = world.time
     const { deviceKey, messageId } = frame
@@ -372,11 +619,14 @@ export class Operators {
         world.violated('an id in flight is nobody else’s', `${commandId} and ${other} both have ${messageId}`)
       ids.set(messageId, commandId)
       this.#sent.set(commandId, { messageId, firstMs: nowMs, deviceKey, count: 1 })
+      this.#connectionOf.set(commandId, connection)
       this.#checkOrder(command)
       return
     }
     world.covered('command.resent')
     if (isStart(command) && command.protocol === 'bkv') world.violated('a BKV start is sent once', commandId)
+    if (isStart(command) && this.#connectionOf.get(commandId) !== connection)
+      world.violated('a start is sent in one session', commandId)
     if (sent.messageId !== messageId)
       world.violated('a resend has the same id', `${commandId} had ${sent.messageId}, now ${messageId}`)
     sent.count++
@@ -428,7 +678,7 @@ export class Operators {
       return
     }
     const isStarted = (sinceMs: number, order?: string) =>
-      (this.#startedAt.get(`${command.deviceId}/${command.port}`) ?? []).some(
+      (this.#startedAt.get(`${command.deviceId}/${command.socket}/${command.port}`) ?? []).some(
         (started) => started.atMs >= sinceMs && (order === undefined || started.order === order),
       )
     if (reason === 'sent') {
@@ -480,14 +730,9 @@ export class Operators {
     this.#results.set(key, results.add(data[name.startsWith('0015') ? 3 : 0]!))
   }
 
-  /** @returns how often a device began this order */
-  startsOf(deviceId: string, port: number, order: string): number {
-    const started = this.#startedAt.get(`${deviceId}/${port}`) ?? []
-    return started.reduce((count, one) => count + (one.order === order ? 1 : 0), 0)
-  }
-
-  deviceStarted(deviceId: string, port: number, order: string): void {
-    const key = `${deviceId}/${port + 1}`
+  /** @param port from 1 */
+  deviceStarted(deviceId: string, socket: number, port: number, order: string): void {
+    const key = `${deviceId}/${socket}/${port}`
     const started = this.#startedAt.get(key) ?? []
     this.#startedAt.set(key, started)
     started.push({ atMs: this.#world.time.nowMs, order })
@@ -517,7 +762,12 @@ const FATES = [
   'fate.expired',
   'fate.cancelled',
 ] as const
-const CODES: Readonly<Record<string, string>> = { startCharge: '82', locate: '96', setLimits: '85', control: '0015/07' }
-const isStart = ({ name, fields }: StoredCommand) =>
-  (name === 'control' && fields['on'] === 1) || (name === 'startCharge' && fields['command'] === 1)
-const hexOrder = (number: number) => Buffer.from(`SIM${String(number).padStart(13, '0')}`, 'latin1').toString('hex')
+const CODES: Readonly<Record<string, string>> = {
+  startCharge: '82',
+  locate: '96',
+  setLimits: '85',
+  control: '0015/07',
+  startByPower: '0015/17',
+}
+const isStart = ({ fields }: StoredCommand) =>
+  fields['on'] === 1 || fields['command'] === 1 || (fields['bkv'] as Fields | undefined)?.['on'] === 1

@@ -4,12 +4,19 @@
  * src/main/supervisor.ts and src/main/start.ts do on real threads, in the same order.
  */
 import { identify } from '../../workers/acceptor/identify.ts'
-import type { CardAnswer, Fields, Protocol, Uplink } from '../codec/protocol.ts'
+import {
+  type CardAnswer,
+  deviceKey as deviceKeyOf,
+  type Fields,
+  type Protocol,
+  type Uplink,
+} from '../codec/protocol.ts'
 import { CommandDesk, SWEEP_MS } from '../main/command-desk.ts'
 import type { CommandStore } from '../main/command-store.ts'
 import type { Log } from '../main/log.ts'
+import { type DoubtedOrder, Reconciler, type ReconcilerStore } from '../main/reconciler.ts'
 import { LaneRelay, type SpanOutcome } from '../main/relay.ts'
-import { PROTOCOLS } from '../protocols/index.ts'
+import { PROTOCOLS, parseAnyDeviceId } from '../protocols/index.ts'
 import { type CommandFateRow, commandFateRow, commandLogRow, settlementRow } from '../rows/index.ts'
 import { commandMail } from '../rows/mail.ts'
 import { encodeRow, type Field, LANES, type Lane, type RowKind, type RowOf, readRows } from '../rows/row.ts'
@@ -29,6 +36,7 @@ import type { Mutant, World } from './sim-world.ts'
 export const WALL_MS = Date.UTC(2026, 10, 21, 8)
 const IDENTIFY_TIMEOUT_MS = 15_000
 const TICK_MS = 200
+const RECONCILE_EVERY_MS = 4_000
 export const IDLE_TIMEOUT_MS = 45_000
 
 export const SPACING_MS = 500
@@ -54,7 +62,7 @@ export interface Watch {
   /** The row of a fate is where the death of the thread does not reach it. */
   decided(commandId: string): void
   /** A session thread has heard a settlement and wants it stored. */
-  heardSettlement(deviceId: string, port: number, orderKey: string): void
+  heardSettlement(deviceId: string, socket: number, port: number, wireHex: string): void
   closes(line: Line, reason: CloseReason): void
   /** The server sees that a device's end of a connection is gone. */
   peerEnded(line: Line): void
@@ -63,18 +71,20 @@ export interface Watch {
   released(names: readonly string[]): void
   /** Unacked settlements of this device are known to its shard. */
   hasUnacked(deviceKey: number): boolean
+  /** What a card is found to be; the reply goes to the shard after it. */
+  cardAnswer(question: CardQuestion): CardAnswer
+  /** The same, told: a good card may begin a charge. */
+  cardAnswered(question: CardQuestion, answer: CardAnswer): void
+  /** An order is silent. */
+  asks(order: DoubtedOrder): void
+  /** Limits that devices cannot keep are due to be looked at. */
+  keepsLimits(): void
   /** Something that fates of commands have to wait for. */
   troubleBegan(): void
   troubleOver(): void
 }
 
-const SILENT = { warn: () => {}, error: () => {} } as unknown as Log
-
-/** A card's standing depends on its number alone, so that an answer meant for another card is recognised. */
-export function cardAnswerOf(cardId: string): CardAnswer {
-  const number = Number.parseInt(cardId, 16)
-  return { status: number % 2 === 0 ? 'ok' : 'expired', rateMode: 'time', balanceFen: number % 10_007, expiresMs: null }
-}
+const SILENT = { info: () => {}, warn: () => {}, error: () => {} } as unknown as Log
 
 /** The real directory, watched; mutants break it here. */
 class WatchedDirectory extends Directory {
@@ -279,6 +289,7 @@ export class Gateway implements ServerEnd {
   /** The session thread of each shard, as main knows it. */
   readonly threads: (SessionThread | undefined)[]
   readonly desk: CommandDesk
+  readonly reconciler: Reconciler
   readonly mailboxMemories: readonly SharedArrayBuffer[]
   readonly mailboxes: readonly OutboxProducer[]
   /** The desk knows what an earlier start left: devices and operators may come. */
@@ -294,6 +305,7 @@ export class Gateway implements ServerEnd {
     watch: Watch,
     database: ModelDatabase,
     store: CommandStore,
+    reconcilerStore: ReconcilerStore,
     spool: ModelSpool,
     generation: number,
   ) {
@@ -310,6 +322,7 @@ export class Gateway implements ServerEnd {
     this.mailboxes = this.mailboxMemories.map((memory) => new WatchedProducer(memory, world))
     this.threads = shards.map((shard) => new SessionThread(this, shard))
     this.desk = this.#openDesk(store)
+    this.reconciler = this.#openReconciler(reconcilerStore)
     this.#toAcceptor = new Channel(world.time, world.random, world.plan.busyShare)
     this.#doors = [...this.threads]
     this.#tick()
@@ -356,6 +369,41 @@ export class Gateway implements ServerEnd {
       })
     sweep()
     return desk
+  }
+
+  #openReconciler(store: ReconcilerStore): Reconciler {
+    const { world, watch } = this
+    const reconciler = new Reconciler({
+      store,
+      log: SILENT,
+      reconcileAfterMs: world.plan.reconcileAfterMs,
+      now: () => WALL_MS + world.time.nowMs + world.laterMs,
+      isOnline: (deviceId) => {
+        const found = parseAnyDeviceId(deviceId)
+        return (
+          found !== undefined && this.directory.look(deviceKeyOf(found.protocol, found.deviceNo))?.isOnline === true
+        )
+      },
+      ask: async (order) => watch.asks(order),
+      onMoved: () => {},
+    })
+    let isBusy = false
+    const round = () =>
+      world.time.after(RECONCILE_EVERY_MS, () => {
+        if (!this.isAlive) return
+        watch.keepsLimits()
+        if (!isBusy) {
+          isBusy = true
+          const done = () => {
+            isBusy = false
+          }
+          // the database is away: next time
+          reconciler.round().then(done, done)
+        }
+        round()
+      })
+    round()
+    return reconciler
   }
 
   /** The gauge of that name. */
@@ -448,8 +496,9 @@ export class Gateway implements ServerEnd {
     const isSlow = this.world.goesWrong(0.4)
     time.after(isSlow ? random.between(500, 8_000) : random.between(1, 20), () => {
       if (!this.isAlive) return
-      const answer = this.database.isUp ? cardAnswerOf(question.cardId) : undefined
+      const answer = this.database.isUp ? this.watch.cardAnswer(question) : undefined
       this.threads[shard]?.card(question.questionId, answer)
+      if (answer !== undefined) this.watch.cardAnswered(question, answer)
     })
   }
 
@@ -701,7 +750,9 @@ class SessionThread implements Effects, ServerEnd {
         for (const mail of readRows(bytes, commandMail)) {
           const { deviceKey, lastMessageId, fields, messageId, attempts, expiresMs, ...rest } = mail
           const leftMs = expiresMs - this.#now().wallMs
-          const isForgotten = mutant === 'startRepeatedBlindly' && mail.name === 'control' && leftMs > 8_000
+          const forgotten = mutant === 'startRepeatedBlindly' ? 'control' : 'startCharge'
+          const isMutant = mutant === 'startRepeatedBlindly' || mutant === 'startRanTwice'
+          const isForgotten = isMutant && mail.name === forgotten && leftMs > 8_000
           this.shard.commandArrived(
             deviceKey,
             {
@@ -811,7 +862,7 @@ class SessionThread implements Effects, ServerEnd {
     if (line.isFull && !this.#world.isCalm) return false
     if (answers === undefined) this.#gateway.watch.commands(line, frame, this.#sending)
     this.#gateway.watch.speaks(line, frame)
-    line.queued.push(frame)
+    line.queued.push(Uint8Array.from(frame))
     if (this.#world.mutant === 'answerTwice' && this.#world.random.chance(0.02)) this.#gateway.watch.speaks(line, frame)
     this.#scheduleFlush()
     return true
@@ -839,7 +890,12 @@ class SessionThread implements Effects, ServerEnd {
       watch.decides(given as unknown as CommandFateRow)
     } else if (row.kind === commandLogRow.kind && values['isUplink'] === false) this.#sending = String(values['note'])
     else if (row.kind === settlementRow.kind)
-      watch.heardSettlement(String(values['deviceId']), Number(values['port']), String(values['orderKey']))
+      watch.heardSettlement(
+        String(values['deviceId']),
+        Number(values['socket']),
+        Number(values['port']),
+        String(values['wireHex']),
+      )
     const bytes = encodeRow(row, given)
     const producer = this.#producer[row.lane]
     const before = producer.position
@@ -884,6 +940,10 @@ class SessionThread implements Effects, ServerEnd {
 
   deviceOnline(deviceKey: number): void {
     this.#toMain.post(() => this.#gateway.isAlive && this.#gateway.desk.deviceOnline(deviceKey))
+  }
+
+  deviceRefused(deviceId: string): void {
+    throw new Error(`${deviceId} was refused without an allowlist`)
   }
 
   returnCommand(_deviceKey: number, command: ReturnedCommand): void {

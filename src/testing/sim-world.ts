@@ -42,7 +42,27 @@ export const COVERAGE = [
   'settlement.row_repeated',
   'settlement.put_aside',
   'order.by_card',
-  'order.ran_twice',
+  // orders and money
+  'order.for_card',
+  'order.port_busy',
+  'order.refused',
+  'order.mode_full',
+  'order.mode_time',
+  'order.mode_energy',
+  'order.mode_budget',
+  'order.mode_power',
+  'order.limit_reached',
+  'order.paid',
+  'order.paid_ahead_used_up',
+  'order.estimated',
+  'order.corrected',
+  'order.asked_for',
+  'card.charged',
+  'card.overdrawn',
+  'end.0015/02',
+  'end.0015/0c',
+  'end.0015/18',
+  'end.1000/1004',
   'card.unanswered',
   'writers.out_of_order',
   'writer.slow',
@@ -119,8 +139,6 @@ export const MUTANTS = [
   'noFence',
   /** A span whose answer was lost counts as stored. */
   'forgetRetry',
-  /** Settlements have no natural key. */
-  'rowTwice',
   /** The second writer to finish moves `durable` over the first one's span. */
   'durableOutOfOrder',
   /** A drain that the database interrupts loses the rest of the file. */
@@ -153,6 +171,18 @@ export const MUTANTS = [
   'ackWithoutResult',
   /** A command is sent before its row is durable. */
   'sendBeforeDurable',
+  /** The same for an AP3000, which may run it twice under one number. */
+  'startRanTwice',
+  /** Settlements have no natural key, and orders no state. */
+  'settlementCountedTwice',
+  /** What a card paid for an order is not kept. */
+  'balanceMovedTwice',
+  /** A settlement that comes after an estimate is taken for its repeat. */
+  'estimateStands',
+  /** A correction is told as another end (field-notes D5). */
+  'correctionIsAnotherEnd',
+  /** Order numbers share their bytes on the wire (field-notes D11). */
+  'orderNumbersCollide',
   /** After the death of a thread main believes what it was told last. */
   'deskTrustsTheDead',
 ] as const
@@ -184,6 +214,12 @@ export interface Plan {
   readonly commandEveryMs: number
   /** Of the results that devices owe, late, twice or never. */
   readonly badResultShare: number
+  /** Silence of an order after which it is asked for, and of the same length again after which it is estimated. */
+  readonly reconcileAfterMs: number
+  /** Sockets of a BKV gateway. */
+  readonly socketsMax: number
+  /** Of the devices, that have a tariff of their own. */
+  readonly tariffShare: number
   /** Where the streams of rows begin: near 2^32 the shared words wrap. */
   readonly streamPosition: number
 }
@@ -210,6 +246,8 @@ export class World {
   readonly coverage = new Map<Covered, number>()
   /** No new faults: every wait is short, every write succeeds. */
   isCalm = false
+  /** Added to the clock that the reconciler sees. */
+  laterMs = 0
   /** First thing that did not hold. */
   failure: { readonly invariant: string; readonly detail: string; readonly atMs: number } | undefined
   /** A promise was resolved: its continuations are owed their turn before the next event. */

@@ -70,6 +70,7 @@ export async function startSocketThreads(
       counters,
       countersThread: 2 + shard,
       profiles: [],
+      allowlist: undefined,
       outboundBytesMax: 65_536,
       record: 'off',
       recordDirectory: '/nonexistent',

@@ -80,22 +80,22 @@ export type FateOutcome = 'applied' | 'repeated' | 'fenced'
 
 export class CommandFates {
   readonly events: DerivedEvent[] = []
-  readonly #tx: TransactionSql
   readonly #commands = new Map<string, StoredCommand>()
   /** Finals that came after another one. */
-  readonly #contradictions: CommandFateRow[] = []
+  readonly contradictions: CommandFateRow[] = []
 
-  private constructor(tx: TransactionSql) {
-    this.#tx = tx
+  /** @param commands read under lock; they are changed here */
+  constructor(commands: readonly StoredCommand[]) {
+    for (const command of commands) this.#commands.set(command.command_id, command)
   }
 
-  static async load(tx: TransactionSql, rows: readonly CommandFateRow[]): Promise<CommandFates> {
-    const fates = new CommandFates(tx)
-    if (rows.length === 0) return fates
-    const ids = [...new Set(rows.map(({ commandId }) => commandId))]
-    const values = parameters({ ids: 'text' }, { ids })
-    for (const row of await run<StoredCommand>(tx, LOAD_COMMANDS, values)) fates.#commands.set(row.command_id, row)
-    return fates
+  get changed(): StoredCommand[] {
+    return [...this.#commands.values()].filter(({ isChanged }) => isChanged === true)
+  }
+
+  /** Status of a command that was read. */
+  statusOf(commandId: string): number {
+    return this.#commands.get(commandId)?.status ?? COMMAND_STATUS.queued
   }
 
   /** @returns repeated also for a command that is not stored any more */
@@ -104,11 +104,13 @@ export class CommandFates {
     if (command === undefined) return 'repeated'
     if (row.epoch !== 0 && command.epoch !== null && row.epoch < command.epoch) return 'fenced'
     if (command.status >= FINAL) {
-      if (row.status >= FINAL && row.status !== command.status) this.#contradictions.push(row)
+      if (row.status >= FINAL && row.status !== command.status) this.contradictions.push(row)
       return 'repeated'
     }
     const isFinal = row.status >= FINAL
-    const isNews = isFinal || command.status < row.status || row.attempts > command.attempts
+    // written down by two starts of the gateway, the first of which was read too early: the later one's id is sent
+    const isOtherId = row.epoch > (command.epoch ?? 0) && row.messageId !== null && row.messageId !== command.message_id
+    const isNews = isFinal || isOtherId || command.status < row.status || row.attempts > command.attempts
     if (!isNews) return 'repeated'
     command.isChanged = true
     command.status = Math.max(command.status, row.status)
@@ -137,8 +139,9 @@ export class CommandFates {
       const fate = { atMs, epoch, reason, wireHex: command.wire_hex ?? '', result }
       if (event !== undefined) book.startMoved(order, event, fate)
     } else if (command.kind === 'stop') {
-      const event = STOP_EVENTS[status]
-      if (event !== undefined) book.stopMoved(order, event, atMs, epoch)
+      // acked or refused: nothing of this order charges there any more, or yet
+      const event = status >= FINAL && reason === 'already_in_state' ? 'stop_moot' : STOP_EVENTS[status]
+      if (event !== undefined) book.stopMoved(order, event, { atMs, epoch, result: command.result ?? {} })
     }
   }
 
@@ -161,35 +164,41 @@ export class CommandFates {
     if (row.status === COMMAND_STATUS.acked && PARAMETER_COMMAND.test(name))
       tell('device.param_result', { command_id, name, result: said })
   }
+}
 
-  async write(): Promise<void> {
-    const changed = [...this.#commands.values()].filter(({ isChanged }) => isChanged === true)
-    const values = pick(changed, {
-      command_id: (c) => c.command_id,
-      status: (c) => c.status,
-      attempts: (c) => c.attempts,
-      message_id: (c) => c.message_id,
-      epoch: (c) => c.epoch,
-      sent_at: (c) => c.sent_at?.getTime(),
-      finished_at: (c) => c.finished_at?.getTime(),
-      result: (c) => (c.result === null ? null : JSON.stringify(c.result)),
-    })
-    await all([
-      changed.length > 0 && run(this.#tx, UPDATE_COMMANDS, parameters(COMMANDS, values)),
-      ...this.#contradictions.map((row) => this.#keep(row)),
-    ])
-  }
+export async function loadFates(tx: TransactionSql, rows: readonly CommandFateRow[]): Promise<CommandFates> {
+  if (rows.length === 0) return new CommandFates([])
+  const ids = [...new Set(rows.map(({ commandId }) => commandId))]
+  return new CommandFates(await run<StoredCommand>(tx, LOAD_COMMANDS, parameters({ ids: 'text' }, { ids })))
+}
 
-  /** Exactly one fate; what contradicts it is kept once, as text, for it has no bytes of its own. */
-  async #keep(row: CommandFateRow): Promise<void> {
-    const { commandId, deviceId, status, reason, result } = row
-    const stands = COMMAND_STATES[this.#commands.get(commandId)?.status ?? 0]
-    const note = `command ${commandId} is ${stands}; later ${COMMAND_STATES[status]}, ${reason}`
-    const digest = createHash('sha256').update(`${commandId}/${status}/${reason}`).digest('hex')
-    await this.#tx`
-      insert into quarantine (tenant_id, device_id, reason, bytes, note, digest)
-      values (coalesce((select tenant_id from devices where device_id = ${deviceId}), 'default'), ${deviceId},
-        'command_fate_conflict', ${Buffer.from(result)}, ${note}, ${`fate:${digest}`})
-      on conflict (digest) do nothing`
-  }
+export async function writeFates(tx: TransactionSql, fates: CommandFates): Promise<void> {
+  const { changed } = fates
+  const values = pick(changed, {
+    command_id: (c) => c.command_id,
+    status: (c) => c.status,
+    attempts: (c) => c.attempts,
+    message_id: (c) => c.message_id,
+    epoch: (c) => c.epoch,
+    sent_at: (c) => c.sent_at?.getTime(),
+    finished_at: (c) => c.finished_at?.getTime(),
+    result: (c) => (c.result === null ? null : JSON.stringify(c.result)),
+  })
+  await all([
+    changed.length > 0 && run(tx, UPDATE_COMMANDS, parameters(COMMANDS, values)),
+    ...fates.contradictions.map((row) => keepContradiction(tx, fates, row)),
+  ])
+}
+
+/** Exactly one fate; what contradicts it is kept once, as text, for it has no bytes of its own. */
+async function keepContradiction(tx: TransactionSql, fates: CommandFates, row: CommandFateRow): Promise<void> {
+  const { commandId, deviceId, status, reason, result } = row
+  const stands = COMMAND_STATES[fates.statusOf(commandId)]
+  const note = `command ${commandId} is ${stands}; later ${COMMAND_STATES[status]}, ${reason}`
+  const digest = createHash('sha256').update(`${commandId}/${status}/${reason}`).digest('hex')
+  await tx`
+    insert into quarantine (tenant_id, device_id, reason, bytes, note, digest)
+    values (coalesce((select tenant_id from devices where device_id = ${deviceId}), 'default'), ${deviceId},
+      'command_fate_conflict', ${Buffer.from(result)}, ${note}, ${`fate:${digest}`})
+    on conflict (digest) do nothing`
 }

@@ -45,6 +45,8 @@ export const YEAR_2020_MS = Date.UTC(2020)
 const CERTAIN_REPEAT_MS = 86_400_000
 /** The start whose result is missing may have worked. */
 const IN_DOUBT = new Set(['no_result', 'connection_lost'])
+export const isInDoubt = ({ state, failReason }: Pick<PortOrder, 'state' | 'failReason'>) =>
+  state === 'failed' && IN_DOUBT.has(failReason ?? '')
 
 const beganMs = (order: PortOrder) => order.startedMs ?? order.sentMs ?? order.createdMs
 const isOpen = ({ state }: PortOrder) =>
@@ -57,18 +59,28 @@ function newestWith<O extends PortOrder>(orders: readonly O[], wireHex: string):
     .sort((a, b) => beganMs(b) - beganMs(a))
 }
 
-/** Online orders of ours that wait for their number, newest first. `fromMs`: the charge began then at the latest. */
-function waiting<O extends PortOrder>(orders: readonly O[], origin: OrderOrigin | string, fromMs: number): O[] {
+/**
+ * Online orders of ours that wait for their number, newest first.
+ * @param fromMs the charge began then at the latest
+ * @param heardMs when the device spoke of it: what it said before our start was sent is about another charge
+ */
+function waiting<O extends PortOrder>(
+  orders: readonly O[],
+  origin: OrderOrigin | string,
+  fromMs: number,
+  heardMs: number,
+): O[] {
   return orders
     .filter((order) => {
       if (order.orderKey !== null || order.origin !== origin) return false
+      if (order.sentMs !== null && heardMs < order.sentMs) return false
       const sinceMs = fromMs - (order.sentMs ?? order.createdMs)
       if (sinceMs < -SLACK_MS || sinceMs > WAITING_MS_MAX) return false
       // stopping: it was sent and a stop as well, before anybody told its number
       if (order.state === 'starting' || order.state === 'stopping') return true
-      // its row that it was sent may still be on the way; one that waits for days for its device was not meant
-      if (order.state === 'pending') return order.sentMs !== null || fromMs <= order.createdMs + SLACK_MS
-      return order.state === 'failed' && IN_DOUBT.has(order.failReason ?? '')
+      // that a start is sent is stored before it leaves: what was not sent cannot be what charges (simulation, seed 3)
+      if (order.state === 'pending') return order.sentMs !== null
+      return isInDoubt(order)
     })
     .sort((a, b) => beganMs(b) - beganMs(a))
 }
@@ -102,7 +114,7 @@ export function orderOfProgress<O extends PortOrder>(
     if (startMs - SLACK_MS <= endMs) return 'late'
   }
   if (last !== undefined && last.state !== 'settled' && startMs >= beganMs(last) - SLACK_MS) return last
-  const bound = waiting(orders, report.origin, startMs).find(
+  const bound = waiting(orders, report.origin, startMs, report.atMs).find(
     ({ state, finishedMs }) => state !== 'failed' || finishedMs === null || startMs <= finishedMs + SLACK_MS,
   )
   return bound ?? 'new'
@@ -152,7 +164,7 @@ export function orderOfSettlement<O extends PortOrder, S extends PortSettlement>
   const last = stored[0]
   // within a day a number comes round again only when the memory was lost, and repeats are far more frequent
   if (last !== undefined && report.receivedMs - last.receivedMs < CERTAIN_REPEAT_MS) return { repeats: last }
-  const bound = waiting(orders, report.origin, startMs)[0]
+  const bound = waiting(orders, report.origin, startMs, report.receivedMs)[0]
   if (bound !== undefined) return { order: bound }
   return last !== undefined ? { repeats: last } : 'new'
 }
