@@ -1,11 +1,12 @@
 /** On what a figure was measured; goes beside every recorded figure. */
 import { execFileSync } from 'node:child_process'
-import { cpus, totalmem } from 'node:os'
+import { cpus, release, totalmem } from 'node:os'
 
 export interface MachineFacts {
   readonly cpu: string
   readonly cores: number
   readonly memory_mib: number
+  readonly kernel: string
   readonly node: string
   readonly platform: string
   readonly commit: string
@@ -17,11 +18,22 @@ export function machineFacts(): MachineFacts {
     cpu: cpus()[0]?.model ?? 'unknown',
     cores: cpus().length,
     memory_mib: Math.round(totalmem() / 2 ** 20),
+    kernel: release(),
     node: process.versions.node,
     platform: `${process.platform} ${process.arch}`,
     commit: commitOf(),
     at: new Date().toISOString(),
   }
+}
+
+/** Machines whose figures may be compared, as part of a file name: `intel-xeon-processor-2.10ghz-2c`. */
+export function machineClass({ cpu, cores }: { cpu: string; cores: number } = machineFacts()): string {
+  const name = cpu
+    .toLowerCase()
+    .replaceAll(/\((?:r|tm|c)\)|\bcpu\b/g, '')
+    .replaceAll(/[^a-z0-9.]+/g, '-')
+    .replaceAll(/^-+|-+$/g, '')
+  return `${name}-${cores}c`
 }
 
 /** Short hash, with `+` when the tree differs from it; `unknown` outside a clone. */

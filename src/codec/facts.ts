@@ -147,6 +147,8 @@ export type Fact =
       /** 0: only a balance query. */
       readonly port: number
       readonly cardKind: number
+      /** BKV: of the order that the swipe asks for; tells one swipe from the next, as its frames have no number. */
+      readonly businessNo?: number
       readonly balanceFen?: number
       readonly cardId2?: string
     }

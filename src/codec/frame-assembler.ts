@@ -1,5 +1,5 @@
 /**
- * Chunks to units, one assembler per connection. A unit that lies whole in a chunk is visited where it lies; only what
+ * Chunks to units, one assembler per connection that waits for the rest of a unit. A unit that lies whole in a chunk is visited where it lies; only what
  * a chunk cuts is copied, into a small buffer that exists while a cut unit waits for its rest.
  *
  * Thread: session. How long to wait for the rest is the caller's rule: see `pendingSinceMonoMs` and `giveUpPending`.
@@ -26,6 +26,16 @@ export class FrameAssembler {
   constructor(protocol: Protocol, isLoggedIn = false) {
     this.#protocol = protocol
     this.#frameBytesMax = isLoggedIn ? protocol.frameBytesMax : protocol.frameBytesMaxBeforeLogin
+  }
+
+  /** A good frame was seen. */
+  get isLoggedIn(): boolean {
+    return this.#frameBytesMax === this.#protocol.frameBytesMax
+  }
+
+  /** For another connection of the protocol. While nothing waits, this is all that an assembler knows of one. */
+  serve(isLoggedIn: boolean): void {
+    this.#frameBytesMax = isLoggedIn ? this.#protocol.frameBytesMax : this.#protocol.frameBytesMaxBeforeLogin
   }
 
   /** Bytes of the partial unit held here: 0..frameBytesMax - 1. */

@@ -123,6 +123,11 @@ export type Reply =
       readonly group?: (uplink: Fields) => string
       /** The reply opens a dialogue: it carries a message id of ours instead of the uplink's. */
       readonly freshSequence?: true
+      /**
+       * `fields` gives every device the same, whatever its uplink says: for ever, or to the second. Such a reply is encoded
+       * once.
+       */
+      readonly sameFor?: 'ever' | 'second'
     }
 
 interface CommandBase {
@@ -153,6 +158,11 @@ export interface Uplink extends CommandBase {
   readonly facts?: (fields: Fields, memory: DeviceMemory) => readonly Fact[]
   /** Counted and answered like the others, but not worth a row in cmd_log (heartbeats). */
   readonly frequent?: boolean
+  /**
+   * Twice the same data with nothing in between says nothing new: the facts of the second frame change neither `memory` nor
+   * anything else. It is answered without being decoded; its reply is the `sameFor` one.
+   */
+  readonly isRepeatable?: true
 }
 
 export interface Downlink extends CommandBase {
@@ -194,6 +204,15 @@ export interface Protocol {
     messageId: number,
     data: Uint8Array,
   ): Uint8Array
+  /** The same, at the front of `into`, which has room for frameBytesMax. @returns bytes of the frame */
+  writeFrame(
+    into: Uint8Array,
+    direction: 'uplink' | 'downlink',
+    command: CommandBase,
+    deviceNo: number,
+    messageId: number,
+    data: Uint8Array,
+  ): number
   /** Outside name of a device: `04ab373b`, `82200520004869`. */
   formatDeviceId(deviceNo: number): string
   /** The inverse; undefined when the text is no id of this protocol. */

@@ -82,8 +82,10 @@ const scratchView = new DataView(scratch.buffer)
  */
 export function encodeRow<F extends Record<string, Field>>(row: RowKind<F>, values: RowOf<F>): Uint8Array {
   let at = ROW_HEADER_BYTES
-  for (const name in row.fields) {
-    const { type, nullable } = row.fields[name] as Field
+  const { names, fields } = listsOf(row as unknown as RowKind)
+  for (let index = 0; index < names.length; index++) {
+    const name = names[index]!
+    const { type, nullable } = fields[index]!
     const value = (values as Record<string, unknown>)[name]
     if (nullable) {
       scratch[at++] = value === null ? 0 : 1
@@ -103,6 +105,12 @@ export function encodeRow<F extends Record<string, Field>>(row: RowKind<F>, valu
         break
       case 'text': {
         const string = value as string
+        const asciiBytes = writeAscii(string, at + 2)
+        if (asciiBytes >= 0) {
+          scratchView.setUint16(at, asciiBytes, true)
+          at += 2 + asciiBytes
+          break
+        }
         const clean = string.includes('\0') ? string.replaceAll('\0', '') : string
         const { read, written } = utf8.encodeInto(clean, scratch.subarray(at + 2))
         if (read !== clean.length) throw new RangeError(`row ${row.table}.${name} exceeds ${ROW_BYTES_MAX} bytes`)
@@ -127,6 +135,34 @@ export function encodeRow<F extends Record<string, Field>>(row: RowKind<F>, valu
   scratchView.setUint16(2, 0, true)
   scratchView.setUint32(4, at - ROW_HEADER_BYTES, true)
   return scratch.subarray(0, at)
+}
+
+/** Most text of most rows: written here, a call into native code costs more. @returns its bytes, -1: not short and plain */
+function writeAscii(string: string, at: number): number {
+  const { length } = string
+  if (length > ASCII_MAX || at + length > ROW_BYTES_MAX) return -1
+  for (let index = 0; index < length; index++) {
+    const code = string.charCodeAt(index)
+    if (code === 0 || code > 0x7f) return -1
+    scratch[at + index] = code
+  }
+  return length
+}
+const ASCII_MAX = 64
+
+/** Names and fields of a kind as lists, made once. */
+interface FieldLists {
+  readonly row: RowKind
+  readonly names: readonly string[]
+  readonly fields: readonly Field[]
+}
+const lists: (FieldLists | undefined)[] = []
+function listsOf(row: RowKind): FieldLists {
+  const known = lists[row.kind]
+  if (known?.row === row) return known
+  const made = { row, names: Object.keys(row.fields), fields: Object.values(row.fields) }
+  lists[row.kind] = made
+  return made
 }
 
 /** Columns of many rows of one kind, in the order they were appended: what `unnest` takes. */

@@ -224,6 +224,25 @@ describe('written down before it is sent', () => {
     )
   })
 
+  test('what has an id goes back before what has none', () => {
+    const bench = new Bench(ap3000)
+    bench.put('flying', ap3000, 'locate', locate)
+    bench.runTo(14_900)
+    bench.isDatabaseHere = false
+    bench.put('waiting', ap3000, 'locate', locate)
+    // sent again, so that the next one has to wait
+    bench.runTo(15_000)
+    bench.put('urgent', ap3000, 'startCharge', startFields, start)
+    assert.deepEqual(
+      bench.lane.takeBack().map(({ commandId, messageId }) => [commandId, messageId]),
+      [
+        ['flying', 100],
+        ['waiting', 101],
+        ['urgent', undefined],
+      ],
+    )
+  })
+
   test('an id that waits with its command is nobody else’s', () => {
     const bench = new Bench(ap3000)
     bench.put('a', ap3000, 'locate', locate)
@@ -314,19 +333,99 @@ describe('order and pace', () => {
 })
 
 describe('a start in doubt', () => {
-  test('AP3000: after the last try 81 asks, and 06 with our order makes it acked', () => {
+  const stop = { priority: PRIORITY.stop, port: 1 }
+  const stopFields: Fields = { port: 0, command: 0, orderHex: WIRE }
+  const told = (bench: Bench) => bench.sends.map(({ name, messageId, monoMs }) => [name, messageId, monoMs])
+
+  test('AP3000: asked before it goes again, once, with its id; then 81 asks, and 06 with our order makes it acked', () => {
     const bench = new Bench(ap3000)
     bench.put('a', ap3000, 'startCharge', startFields, start)
     bench.runTo(30_500)
-    assert.deepEqual(
-      bench.sends.map((sent) => sent.name),
-      ['startCharge', 'startCharge', 'askStatus'],
-    )
+    assert.deepEqual(told(bench), [
+      ['startCharge', 100, 0],
+      ['askStatus', 101, 10_000],
+      ['startCharge', 100, 15_000],
+      ['askStatus', 102, 30_000],
+    ])
     assert.equal(bench.fates.size, 0, 'unknown, not failed')
     bench.lane.chargeSeen(0, 1, 'ff'.repeat(16), at(31_000))
     assert.equal(bench.fates.size, 0, 'another order on the port')
     bench.lane.chargeSeen(0, 1, WIRE, at(32_000))
     assert.equal(bench.fates.get('a')!.reason, 'confirmed_by_report')
+  })
+
+  test('AP3000: a device that answers neither the start nor 81, and the second start: acked', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'startCharge', startFields, start)
+    bench.runTo(16_000)
+    bench.result('startCharge', 100, true)
+    const { status, attempts } = bench.fates.get('a')!
+    assert.deepEqual([status, attempts], [COMMAND_STATUS.acked, 2])
+  })
+
+  test('AP3000: any word of our order, also that it has ended, and it never goes again', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'startCharge', startFields, start)
+    bench.runTo(5_000)
+    bench.lane.orderSeen(0, 1, '11'.repeat(16), at(5_000))
+    bench.lane.orderSeen(0, 2, WIRE, at(5_000))
+    assert.equal(bench.fates.size, 0, 'another order, another port')
+    bench.lane.orderSeen(0, 1, WIRE, at(5_000))
+    bench.runTo(60_000)
+    assert.deepEqual(told(bench), [['startCharge', 100, 0]])
+    assert.deepEqual(
+      [bench.fates.get('a')!.status, bench.fates.get('a')!.reason],
+      [COMMAND_STATUS.acked, 'confirmed_by_report'],
+    )
+  })
+
+  test('AP3000: not while a report says that the port charges', () => {
+    for (const isCharging of [true, false]) {
+      const bench = new Bench(ap3000)
+      bench.put('a', ap3000, 'startCharge', startFields, start)
+      bench.runTo(10_500)
+      bench.lane.portSeen(0, 2, true)
+      bench.lane.portSeen(0, 1, true)
+      if (!isCharging) bench.lane.portSeen(0, 1, false)
+      bench.runTo(15_100)
+      assert.equal(bench.sends.filter(({ name }) => name === 'startCharge').length, isCharging ? 1 : 2)
+      bench.runTo(80_000)
+      assert.equal(bench.fates.get('a')!.status, COMMAND_STATUS.dead)
+    }
+  })
+
+  test('AP3000: not behind another 82: the device knows only the last one again', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'startCharge', startFields, start)
+    bench.put('stop', ap3000, 'startCharge', stopFields, stop)
+    bench.runTo(14_000)
+    bench.result('startCharge', 101, true)
+    bench.runTo(80_000)
+    assert.equal(bench.sends.filter(({ commandId }) => commandId === 'a').length, 1)
+    assert.equal(bench.fates.get('a')!.status, COMMAND_STATUS.dead)
+  })
+
+  test('AP3000: not in another session: it is asked for, and evidence decides', () => {
+    for (const isSeen of [true, false]) {
+      const bench = new Bench(ap3000)
+      bench.put('a', ap3000, 'startCharge', startFields, { ...start, attempts: 1, messageId: 7 })
+      bench.runTo(5_000)
+      if (isSeen) bench.lane.orderSeen(0, 1, WIRE, at(5_000))
+      bench.runTo(60_000)
+      assert.deepEqual(told(bench), [['askStatus', 100, 0]])
+      const { status, reason, attempts } = bench.fates.get('a')!
+      assert.deepEqual(
+        [status, reason, attempts],
+        isSeen ? [COMMAND_STATUS.acked, 'confirmed_by_report', 1] : [COMMAND_STATUS.dead, 'no_result', 1],
+      )
+    }
+  })
+
+  test('AP3000: a stop may go again anywhere: it names its order', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'startCharge', stopFields, { ...stop, attempts: 1, messageId: 7 })
+    bench.runTo(60_000)
+    assert.deepEqual(told(bench), [['startCharge', 7, 0]])
   })
 
   test('AP3000: without evidence it is dead in time', () => {

@@ -7,7 +7,7 @@
  * inside that in order of arrival; an ack is a result of the right command with our message id; without one the same
  * frame is sent again, at most `retries` times and never after the expiry; then the command is dead. A start whose
  * result is missing or says nothing certain is not failed but asked for (AP3000 8, 82; BKV 9): evidence of the running
- * charge within one ack timeout makes it acked.
+ * charge within one ack timeout makes it acked. A start is never repeated blindly: see `#mayRepeat`.
  */
 import type { Fact } from '../codec/facts.ts'
 import type { Downlink, Fields, Protocol } from '../codec/protocol.ts'
@@ -76,6 +76,9 @@ export const TABLE_ACK_MS = 15_000
 /** What waits for something else than time (a commit, room in the ledger) is looked at this often. */
 const RETRY_MS = 250
 
+/** Before a start may go again its device is asked; this much of the ack timeout is over then, the rest is for the answer. */
+const ASK_AFTER_SHARE = 2 / 3
+
 /** Id of a question of the lane's own: it has no fate, its answer is whatever the device reports. */
 const QUESTION = ''
 
@@ -85,6 +88,12 @@ interface Flying {
   attempts: number
   dueMonoMs: number
   readonly firstSentMonoMs: number
+  /** From then on it may be sent again, or is given up. */
+  resultDueMonoMs: number
+  /** The device was asked since the last send. */
+  isAsked: boolean
+  /** The last report said that the port charges, whatever it charges. */
+  isPortCharging: boolean
   /** Waiting for evidence instead of a result. */
   watch: { readonly status: FinalStatus; readonly reason: string } | undefined
   /** What the port did when the start went out: only another charge proves that it worked. */
@@ -122,6 +131,8 @@ export class CommandLane {
   #isOver = false
   /** And the first chunk did not go out since. */
   #isUpgradeRequested = false
+  /** Message id that went out last, by downlink: what a device may still know again. */
+  readonly #lastSent = new Map<Downlink, number>()
   /** Out of the queue and not yet gone. */
   #leaving: LaneCommand | undefined
 
@@ -199,6 +210,8 @@ export class CommandLane {
         .filter(({ commandId }) => commandId !== QUESTION)
         .map((command) => ({ ...command, messageId: this.#idOf(command) })),
     ]
+    // ids first: whoever is told of a command without one has to know which are taken
+    back.sort((a, b) => Number(a.messageId === undefined) - Number(b.messageId === undefined))
     // may be called from within a send that closes the connection: what runs then finds nothing left
     this.#isOver = true
     this.#announced.clear()
@@ -274,8 +287,8 @@ export class CommandLane {
   #firstSend(command: LaneCommand, now: Moment): boolean {
     const messageId = this.#idOf(command) ?? this.#world.nextMessageId()
     const attempts = command.attempts + 1
-    if (attempts > this.#triesMax(command) && command.attempts > 0) {
-      // it was sent as often as allowed before the connection broke: only evidence can tell now
+    if (command.attempts > 0 && (attempts > this.#triesMax(command) || this.#isAskable(command))) {
+      // sent as often as allowed before the connection broke, or a start, which may have run: only evidence can tell now
       const flying = this.#fly(command, messageId, command.attempts, now)
       this.#lastTryOver(flying, now)
       return true
@@ -291,6 +304,7 @@ export class CommandLane {
     this.#announced.delete(command.commandId)
     this.#nextSendMonoMs = now.monoMs + this.#options.spacingMs
     if (command.commandId === QUESTION) return true
+    this.#lastSent.set(command.downlink, messageId)
     this.#world.sent(command, messageId, attempts, command.attempts > 0)
     const flying = this.#fly(command, messageId, attempts, now)
     if (command.downlink.result === 'none' && !this.#isAskable(command)) {
@@ -305,13 +319,26 @@ export class CommandLane {
       command,
       messageId,
       attempts,
-      dueMonoMs: now.monoMs + this.#withinMs(command),
+      dueMonoMs: 0,
       firstSentMonoMs: now.monoMs,
+      resultDueMonoMs: 0,
+      isAsked: false,
+      isPortCharging: false,
       watch: undefined,
       chargeBefore: this.#world.chargeBefore(command),
     }
     this.#flying.push(flying)
+    this.#awaitResult(flying, now)
     return flying
+  }
+
+  #awaitResult(flying: Flying, now: Moment): void {
+    const { command } = flying
+    const withinMs = this.#withinMs(command)
+    flying.resultDueMonoMs = now.monoMs + withinMs
+    const willAsk = this.#isAskable(command) && flying.attempts < this.#triesMax(command)
+    flying.isAsked = !willAsk
+    flying.dueMonoMs = willAsk ? now.monoMs + withinMs * ASK_AFTER_SHARE : flying.resultDueMonoMs
   }
 
   #late(flying: Flying, now: Moment): void {
@@ -320,8 +347,13 @@ export class CommandLane {
       this.#finish(flying, { ...flying.watch, attempts: flying.attempts }, {})
       return
     }
-    const mayRepeat = flying.attempts < this.#triesMax(command) && now.wallMs < command.expiresMs
-    if (!mayRepeat) {
+    if (!flying.isAsked && now.monoMs < flying.resultDueMonoMs) {
+      flying.isAsked = true
+      flying.dueMonoMs = flying.resultDueMonoMs
+      this.#ask(command, flying.resultDueMonoMs - now.monoMs, now)
+      return
+    }
+    if (!this.#mayRepeat(flying, now)) {
       this.#lastTryOver(flying, now)
       return
     }
@@ -335,8 +367,21 @@ export class CommandLane {
     }
     flying.attempts++
     this.#nextSendMonoMs = now.monoMs + this.#options.spacingMs
-    flying.dueMonoMs = now.monoMs + this.#withinMs(command)
+    this.#awaitResult(flying, now)
     this.#world.sent(command, flying.messageId, flying.attempts, true)
+  }
+
+  /**
+   * A start that worked and whose result was lost may have come to its end; sent again it could run twice under one
+   * number, and only one of the two would be paid. So it goes again in the session of its first send only, after the
+   * device was asked, while no report shows a charge on the port, and while its message is the last of its kind that
+   * the device got, which it can know again by its id.
+   */
+  #mayRepeat(flying: Flying, now: Moment): boolean {
+    const { command, messageId, attempts, isPortCharging } = flying
+    if (attempts >= this.#triesMax(command) || now.wallMs >= command.expiresMs) return false
+    if (!this.#isAskable(command)) return true
+    return !isPortCharging && this.#lastSent.get(command.downlink) === messageId
   }
 
   /** No result, and no more sends: dead, unless it is a start, which may run all the same. */
@@ -359,10 +404,17 @@ export class CommandLane {
     }
     flying.watch = otherwise
     flying.dueMonoMs = now.monoMs + watchMs
+    this.#ask(command, watchMs, now)
+  }
+
+  /** @param withinMs later than this nobody wants to know */
+  #ask(command: LaneCommand, withinMs: number, now: Moment): void {
+    const ask = this.#protocol.askAfterStart?.(command.downlink.name, command.fields)
+    if (ask === undefined) return
     const downlink = this.#protocol.downlinkByName.get(ask.name)
     if (downlink === undefined) throw new Error(`${this.#protocol.name}: no downlink ${ask.name}`)
     // queued like everything else: a question keeps the spacing too
-    const expiresMs = now.wallMs + watchMs
+    const expiresMs = now.wallMs + withinMs
     this.#insert({
       ...command,
       commandId: QUESTION,
@@ -457,18 +509,35 @@ export class CommandLane {
     this.#end(command, { status: COMMAND_STATUS.dead, reason: UPGRADE_REQUESTED, attempts }, messageId, undefined)
   }
 
+  /** A report says whether a port charges, and not which order. */
+  portSeen(socket: number, port: number, isCharging: boolean): void {
+    for (const flying of this.#flying)
+      if (flying.command.socket === socket && flying.command.port === port) flying.isPortCharging = isCharging
+  }
+
+  /** A report names an order that a port charges or has charged: where we chose the number, its start worked. */
+  orderSeen(socket: number, port: number, wireHex: string, now: Moment): void {
+    for (const flying of [...this.#flying]) {
+      const { command, attempts } = flying
+      if (!this.#isAskable(command) || command.socket !== socket || command.port !== port) continue
+      if (command.wireHex === '' || command.wireHex !== wireHex || !this.#flying.includes(flying)) continue
+      this.#finish(flying, { status: COMMAND_STATUS.acked, reason: 'confirmed_by_report', attempts }, {})
+      this.advance(now)
+    }
+  }
+
   /** A port charges under this number: what starts in doubt wait for. */
   chargeSeen(socket: number, port: number, wireHex: string, now: Moment): void {
+    this.orderSeen(socket, port, wireHex, now)
     for (const flying of [...this.#flying]) {
       const { command, chargeBefore } = flying
       if (!this.#isAskable(command) || command.socket !== socket || command.port !== port) continue
       // where the device makes the number, a charge is ours when it is not the one the port had before
-      const isOurs =
-        command.wireHex !== '' ? wireHex === command.wireHex : isKnown(chargeBefore) && wireHex !== chargeBefore
+      const isOurs = command.wireHex === '' && isKnown(chargeBefore) && wireHex !== chargeBefore
       if (!isOurs || !this.#flying.includes(flying)) continue
       // a report may overtake the result, which says more (the business number): only doubt is settled by it
       if (flying.watch === undefined && command.downlink.result !== 'none') continue
-      const businessNo = command.wireHex === '' ? { business_no: Number.parseInt(wireHex, 16) } : {}
+      const businessNo = { business_no: Number.parseInt(wireHex, 16) }
       this.#finish(
         flying,
         { status: COMMAND_STATUS.acked, reason: 'confirmed_by_report', attempts: flying.attempts },

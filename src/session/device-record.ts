@@ -5,22 +5,42 @@
 import type { Fact, PortReading } from '../codec/facts.ts'
 import { chooseProfile } from '../codec/profile.ts'
 import type { DeviceMemory, Protocol } from '../codec/protocol.ts'
-import { type DeviceStateRow, deviceStateRow, type PortStateRow, portStateRow } from '../rows/index.ts'
-import { type LaneCommand, portKeyOf } from './command-lane.ts'
+import { deviceStateRow, portStateRow } from '../rows/index.ts'
+import type { LaneCommand } from './command-lane.ts'
 import type { Effects } from './effects.ts'
 import { ROW_REFUSED } from './effects.ts'
+import { NO_PORT, type PortTable } from './port-table.ts'
+import type { Session } from './shard-world.ts'
 
 type DeviceInfo = Extract<Fact, { fact: 'deviceInfo' }>
-type PendingInfo = { -readonly [K in keyof DeviceStateRow]?: DeviceStateRow[K] }
 
-interface PortMemory {
-  reading: PortReading
-  wireHex: string | null
-  isDirty: boolean
+/** Columns of a device's row: one shape for all devices. */
+class InfoMemory {
+  registeredMs: number | null | undefined
+  firmware: string | null | undefined
+  deviceType: string | null | undefined
+  portCount: number | null | undefined
+  iccid: string | null | undefined
+  imei: string | null | undefined
+  module: string | null | undefined
+  signal: number | null | undefined
+  voltageV: number | null | undefined
+  temperatureC: number | null | undefined
+  virtualId: number | null | undefined
+  workMode: number | null | undefined
+  clockOffsetMs: number | null | undefined
+}
+/** Few firmwares and models exist: each text is kept once. */
+const texts = new Map<string, string>()
+const TEXTS_MAX = 4_096
+function shared(text: string | undefined): string | undefined {
+  if (text === undefined) return undefined
+  const known = texts.get(text)
+  if (known !== undefined) return known
+  if (texts.size < TEXTS_MAX) texts.set(text, text)
+  return text
 }
 
-/** Power and voltage wander with every report; only a step this large is worth a row of its own. */
-const POWER_STEP_W = 5
 const VOLTAGE_STEP_V = 5
 /** Commands in doubt that one device's record remembers. */
 const STARTS_MAX = 64
@@ -33,29 +53,38 @@ export class DeviceRecord {
   readonly deviceId: string
   readonly protocol: Protocol
   readonly memory: DeviceMemory
+  /** That holds the claim of the device on this shard. */
+  session: Session | undefined
   lastSeenMs = 0
   isRegistered = false
   #writtenSeenMs = 0
   #lastMessageId: number | undefined
   /** The value last written, per column: a repeated fact is no change. */
-  #written: PendingInfo = {}
-  #pending: PendingInfo = {}
+  #written: InfoMemory | undefined
+  #pending: InfoMemory | undefined
   #hasPending = false
-  readonly #ports = new Map<number, PortMemory>()
-  /** By port, in this session: wire number of the charge last reported, '' when it came without one, null when the port rested. */
-  readonly #charges = new Map<number, string | null>()
-  /** The same at the first send of a start, by command: a start in doubt outlives its session. */
-  readonly #chargesBefore = new Map<string, string | null | undefined>()
+  readonly #ports: PortTable
+  #firstPort = NO_PORT
+  /** What the port did at the first send of a start, by command: a start in doubt outlives its session. */
+  #chargesBefore: Map<string, string | null | undefined> | undefined
   #hasDirtyPort = false
   /** `devices.model_profile`, as far as main has said it. */
   #profileName: string | null = null
-  #model: { readonly deviceType: string | undefined; readonly firmware: string | undefined } = {
-    deviceType: undefined,
-    firmware: undefined,
-  }
+  #deviceType: string | undefined
+  #firmware: string | undefined
 
-  /** @param profileName `devices.model_profile` */
-  constructor(protocol: Protocol, deviceKey: number, deviceNo: number, profileName: string | null = null) {
+  /**
+   * @param ports of the shard
+   * @param profileName `devices.model_profile`
+   */
+  constructor(
+    protocol: Protocol,
+    deviceKey: number,
+    deviceNo: number,
+    ports: PortTable,
+    profileName: string | null = null,
+  ) {
+    this.#ports = ports
     this.protocol = protocol
     this.deviceKey = deviceKey
     this.deviceNo = deviceNo
@@ -71,16 +100,16 @@ export class DeviceRecord {
   }
 
   #noteModel(deviceType: string | undefined, firmware: string | undefined): void {
-    const before = this.#model
-    const model = { deviceType: deviceType ?? before.deviceType, firmware: firmware ?? before.firmware }
-    if (model.deviceType === before.deviceType && model.firmware === before.firmware) return
-    this.#model = model
+    if ((deviceType ?? this.#deviceType) === this.#deviceType && (firmware ?? this.#firmware) === this.#firmware) return
+    this.#deviceType = deviceType ?? this.#deviceType
+    this.#firmware = firmware ?? this.#firmware
     this.#chooseProfile()
   }
 
   #chooseProfile(): void {
     const { profiles } = this.protocol
-    this.protocol.useProfile(this.memory, chooseProfile(profiles, this.#profileName, this.#model).name)
+    const model = { deviceType: this.#deviceType, firmware: this.#firmware }
+    this.protocol.useProfile(this.memory, chooseProfile(profiles, this.#profileName, model).name)
   }
 
   /**
@@ -88,18 +117,18 @@ export class DeviceRecord {
    * report of everything is written again.
    */
   forgetWritten(): void {
-    this.#written = {}
-    this.#ports.clear()
-    this.#charges.clear()
+    this.#written = undefined
+    this.#ports.free(this.#firstPort)
+    this.#firstPort = NO_PORT
     this.#hasDirtyPort = false
   }
 
   /** The device, the database or we used this message id: ours go on behind it. */
   noteMessageId(messageId: number): void {
     const last = this.#lastMessageId
-    const span = 2 ** this.protocol.messageIdBits
     // serial arithmetic: after a wrap a large number is an old one, and ours must not go back to it
-    if (last === undefined || (((messageId - last) % span) + span) % span < span / 2) this.#lastMessageId = messageId
+    const ahead = last === undefined ? 0 : (messageId - last) << (32 - this.protocol.messageIdBits)
+    if (ahead >= 0) this.#lastMessageId = messageId
   }
 
   /** A message id of ours for this device, unique among commands in flight, never 0, also after a restart. */
@@ -108,29 +137,40 @@ export class DeviceRecord {
     return this.#lastMessageId
   }
 
+  #portAt(socket: number, port: number): number {
+    const known = this.#ports.find(this.#firstPort, socket, port)
+    if (known !== NO_PORT) return known
+    const at = this.#ports.add(this.#firstPort, socket, port)
+    if (this.#firstPort === NO_PORT) this.#firstPort = at
+    return at
+  }
+
   /** @param wireHex undefined when the report names no order */
-  noteCharge(portKey: number, isCharging: boolean, wireHex: string | undefined): void {
-    if (!isCharging) this.#charges.set(portKey, null)
-    else if (wireHex !== undefined) this.#charges.set(portKey, wireHex)
-    else if (typeof this.#charges.get(portKey) !== 'string') this.#charges.set(portKey, '')
+  noteCharge(socket: number, port: number, isCharging: boolean, wireHex: string | undefined): void {
+    const at = this.#portAt(socket, port)
+    if (!isCharging) this.#ports.setCharge(at, null)
+    else if (wireHex !== undefined) this.#ports.setCharge(at, wireHex)
+    else if (typeof this.#ports.charge(at) !== 'string') this.#ports.setCharge(at, '')
   }
 
   /** What the port of a command did when that was sent first; undefined: nobody here knows. */
   chargeBefore({ commandId, socket, port, attempts }: LaneCommand): string | null | undefined {
-    if (attempts > 0 || this.#chargesBefore.has(commandId)) return this.#chargesBefore.get(commandId)
-    const charge = this.#charges.get(portKeyOf(socket, port))
+    const before = this.#chargesBefore ?? new Map<string, string | null | undefined>()
+    if (attempts > 0 || before.has(commandId)) return before.get(commandId)
+    const at = this.#ports.find(this.#firstPort, socket, port)
+    const charge = at === NO_PORT ? undefined : this.#ports.charge(at)
     // a fate that another shard gives leaves its entry here
-    if (this.#chargesBefore.size >= STARTS_MAX)
-      for (const oldest of this.#chargesBefore.keys()) {
-        this.#chargesBefore.delete(oldest)
+    if (before.size >= STARTS_MAX)
+      for (const oldest of before.keys()) {
+        before.delete(oldest)
         break
       }
-    this.#chargesBefore.set(commandId, charge)
+    this.#chargesBefore = before.set(commandId, charge)
     return charge
   }
 
   forgetChargeBefore(commandId: string): void {
-    this.#chargesBefore.delete(commandId)
+    this.#chargesBefore?.delete(commandId)
   }
 
   /** Something changed that should be written soon. */
@@ -143,21 +183,24 @@ export class DeviceRecord {
     return this.lastSeenMs > this.#writtenSeenMs && nowMs - this.#writtenSeenMs >= seenFlushMs
   }
 
-  #note<K extends keyof DeviceStateRow>(column: K, value: DeviceStateRow[K] | undefined): void {
-    if (value === undefined || this.#written[column] === value) return
+  #note<K extends keyof InfoMemory>(column: K, value: InfoMemory[K]): void {
+    if (value === undefined || this.#written?.[column] === value) return
+    this.#written ??= new InfoMemory()
     this.#written[column] = value
+    this.#pending ??= new InfoMemory()
     this.#pending[column] = value
     this.#hasPending = true
   }
 
   noteInfo(info: DeviceInfo, nowMs: number): void {
-    if (info.firmware !== undefined || info.deviceType !== undefined) this.#noteModel(info.deviceType, info.firmware)
-    this.#note('firmware', info.firmware)
-    this.#note('deviceType', info.deviceType)
+    if (info.firmware !== undefined || info.deviceType !== undefined)
+      this.#noteModel(shared(info.deviceType), shared(info.firmware))
+    this.#note('firmware', shared(info.firmware))
+    this.#note('deviceType', shared(info.deviceType))
     this.#note('portCount', info.portCount)
     this.#note('iccid', info.iccid)
     this.#note('imei', info.imei)
-    this.#note('module', info.module)
+    this.#note('module', shared(info.module))
     this.#note('virtualId', info.virtualId)
     this.#note('workMode', info.workMode)
     this.#noteMeasured('signal', info.signal, 5)
@@ -171,10 +214,12 @@ export class DeviceRecord {
 
   #noteMeasured(column: 'signal' | 'voltageV' | 'temperatureC', value: number | undefined, step: number): void {
     if (value === undefined) return
-    const written = this.#written[column]
+    const written = this.#written?.[column]
     if (typeof written === 'number' && Math.abs(written - value) < step) {
       // rides along with the next row, makes none of its own
-      if (written !== value) this.#pending[column] = value
+      if (written === value) return
+      this.#pending ??= new InfoMemory()
+      this.#pending[column] = value
       return
     }
     this.#note(column, value)
@@ -187,40 +232,15 @@ export class DeviceRecord {
   noteClock(deviceMs: number, nowMs: number): void {
     if (deviceMs < CLOCK_SET_MS) return
     const offset = deviceMs - nowMs
-    const written = this.#written.clockOffsetMs
+    const written = this.#written?.clockOffsetMs
     if (typeof written === 'number' && Math.abs(written - offset) < 5_000) return
     this.#note('clockOffsetMs', offset)
   }
 
   /** @param wireHex order that runs on the port, null when none, undefined when the report does not say */
   notePort(reading: PortReading, wireHex?: string | null): void {
-    const key = reading.socket * 256 + reading.port
-    const known = this.#ports.get(key)
-    if (known === undefined) {
-      this.#ports.set(key, { reading, wireHex: wireHex ?? null, isDirty: true })
-      this.#hasDirtyPort = true
-      return
-    }
-    const before = known.reading
-    const stepped = (was: number | undefined, is: number | undefined, step: number) =>
-      is !== undefined && Math.abs(is - (was ?? 0)) >= step
-    const isChange =
-      before.stateRaw !== reading.stateRaw ||
-      before.state !== reading.state ||
-      before.fault !== reading.fault ||
-      stepped(before.powerW, reading.powerW, POWER_STEP_W) ||
-      stepped(before.voltageV, reading.voltageV, VOLTAGE_STEP_V) ||
-      (reading.energyWh !== undefined && reading.energyWh !== before.energyWh) ||
-      (wireHex !== undefined && wireHex !== known.wireHex)
-    if (!isChange) return
-    known.reading = { ...before, ...reading }
-    if (reading.fault === undefined && known.reading.fault !== undefined) {
-      const { fault: _, ...rest } = known.reading
-      known.reading = rest
-    }
-    if (wireHex !== undefined) known.wireHex = wireHex
-    known.isDirty = true
-    this.#hasDirtyPort = true
+    const at = this.#portAt(reading.socket, reading.port)
+    if (this.#ports.report(at, reading, wireHex)) this.#hasDirtyPort = true
   }
 
   /**
@@ -237,53 +257,33 @@ export class DeviceRecord {
         epoch,
         seq: nextSeq(),
         lastSeenMs: this.lastSeenMs,
-        registeredMs: pending.registeredMs ?? null,
-        firmware: pending.firmware ?? null,
-        deviceType: pending.deviceType ?? null,
-        portCount: pending.portCount ?? null,
-        iccid: pending.iccid ?? null,
-        imei: pending.imei ?? null,
-        module: pending.module ?? null,
-        signal: pending.signal ?? null,
-        voltageV: pending.voltageV ?? null,
-        temperatureC: pending.temperatureC ?? null,
-        virtualId: pending.virtualId ?? null,
-        workMode: pending.workMode ?? null,
-        clockOffsetMs: pending.clockOffsetMs ?? null,
+        registeredMs: pending?.registeredMs ?? null,
+        firmware: pending?.firmware ?? null,
+        deviceType: pending?.deviceType ?? null,
+        portCount: pending?.portCount ?? null,
+        iccid: pending?.iccid ?? null,
+        imei: pending?.imei ?? null,
+        module: pending?.module ?? null,
+        signal: pending?.signal ?? null,
+        voltageV: pending?.voltageV ?? null,
+        temperatureC: pending?.temperatureC ?? null,
+        virtualId: pending?.virtualId ?? null,
+        workMode: pending?.workMode ?? null,
+        clockOffsetMs: pending?.clockOffsetMs ?? null,
       })
       if (position === ROW_REFUSED) return false
-      this.#pending = {}
+      this.#pending = undefined
       this.#hasPending = false
       this.#writtenSeenMs = this.lastSeenMs
     }
     if (!this.#hasDirtyPort) return true
-    for (const port of this.#ports.values()) {
-      if (!port.isDirty) continue
-      if (effects.appendRow(portStateRow, this.#portRow(port, epoch, nextSeq(), nowMs)) === ROW_REFUSED) return false
-      port.isDirty = false
+    for (let at = this.#firstPort; at !== NO_PORT; at = this.#ports.next(at)) {
+      if (!this.#ports.isDirty(at)) continue
+      const row = { deviceId: this.deviceId, epoch, seq: nextSeq(), atMs: nowMs, ...this.#ports.values(at) }
+      if (effects.appendRow(portStateRow, row) === ROW_REFUSED) return false
+      this.#ports.written(at)
     }
     this.#hasDirtyPort = false
     return true
-  }
-
-  #portRow(port: PortMemory, epoch: number, seq: number, nowMs: number): PortStateRow {
-    const reading = port.reading
-    return {
-      deviceId: this.deviceId,
-      epoch,
-      seq,
-      socket: reading.socket,
-      port: reading.port,
-      atMs: nowMs,
-      state: reading.state,
-      stateRaw: reading.stateRaw,
-      fault: reading.fault ?? null,
-      powerW: reading.powerW ?? null,
-      voltageV: reading.voltageV ?? null,
-      currentA: reading.currentA ?? null,
-      energyWh: reading.energyWh ?? null,
-      temperatureC: reading.temperatureC ?? null,
-      wireHex: port.wireHex,
-    }
   }
 }

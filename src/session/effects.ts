@@ -16,6 +16,7 @@ export const CLOSE_REASONS = [
   'outbound_overflow',
   'noise',
   'directory_full',
+  'not_allowed',
   'identify_timeout',
   'unknown_protocol',
   'too_many_connections',
@@ -59,7 +60,7 @@ export const ROW_REFUSED = -1
 
 export interface Effects {
   /**
-   * Queues bytes for a connection. The bytes belong to the callee from now on.
+   * Queues bytes for a connection. They are looked at during the call only.
    * @param answers the uplink this replies to, undefined for a command of ours
    * @returns false: too much waits already, nothing was queued; the caller closes
    */
@@ -74,6 +75,8 @@ export interface Effects {
   askCard(question: CardQuestion): void
   /** A device has a session here now: commands that wait for it may come. */
   deviceOnline(deviceKey: number): void
+  /** A device that may not connect; its connection is closed. */
+  deviceRefused(deviceId: string, remoteAddress: string): void
   /** A command that ends without a fate here: its device is not, or not any more, on this shard. */
   returnCommand(deviceKey: number, command: ReturnedCommand): void
   /** Progress of a command, for whoever counts and cancels: sent, or final. Its row is in the ledger. */

@@ -8,6 +8,7 @@ import { deviceKey, type Fields } from '../codec/protocol.ts'
 import { ap3000 } from '../protocols/ap3000/table.ts'
 import { allocateDirectory, Directory } from '../shared/directory.ts'
 import { RecordingEffects } from '../testing/recording-effects.ts'
+import { Allowlist } from './allowlist.ts'
 import { COMMAND_STATUS, PRIORITY } from './command-lane.ts'
 import type { Moment } from './effects.ts'
 import { type ArrivedCommand, Shard, type ShardOptions } from './shard.ts'
@@ -337,6 +338,46 @@ const ap3000HeartbeatFields: Fields = {
   signal: 9,
   envTempRaw: 85,
 }
+
+describe('who may connect', () => {
+  const only = (pattern: string) => new Allowlist([{ kind: 'device', pattern }])
+  const beat = (physId: number) => uplink('heartbeat', ap3000HeartbeatFields, physId)
+
+  test('a device that is not listed gets no answer and no claim, and is closed; a listed one is served', () => {
+    bench.shards[0]!.allowlistChanged(only(ap3000.formatDeviceId(SLAVE)), at(0))
+    bench.open(1)
+    bench.hear(1, beat(PILE))
+    assert.deepEqual(bench.sent, [])
+    assert.deepEqual(bench.effects[0]!.closed, [{ connectionId: 1, reason: 'not_allowed' }])
+    assert.deepEqual(bench.effects[0]!.devicesRefused, [ap3000.formatDeviceId(PILE)])
+    assert.equal(bench.directory.look(deviceKey(ap3000, PILE)), undefined)
+    assert.deepEqual(bench.effects[0]!.rows, [])
+    bench.open(2)
+    bench.hear(2, beat(SLAVE))
+    assert.equal(bench.sent.length, 1)
+  })
+
+  test('behind a host that may, a slave that may not is left unanswered and the host is not', () => {
+    bench.shards[0]!.allowlistChanged(only(ap3000.formatDeviceId(PILE)), at(0))
+    bench.open(1)
+    bench.hear(1, Buffer.concat([beat(PILE), beat(SLAVE), beat(PILE)]))
+    assert.equal(bench.sent.length, 2)
+    assert.deepEqual(bench.effects[0]!.closed, [])
+    assert.equal(bench.directory.look(deviceKey(ap3000, SLAVE)), undefined)
+  })
+
+  test('whoever is taken off the list is closed, and may come back when everybody may', () => {
+    bench.open(1)
+    bench.hear(1, beat(PILE))
+    bench.shards[0]!.allowlistChanged(only(ap3000.formatDeviceId(SLAVE)), at(10))
+    assert.deepEqual(bench.effects[0]!.closed, [{ connectionId: 1, reason: 'not_allowed' }])
+    assert.equal(bench.directory.look(deviceKey(ap3000, PILE))!.isOnline, false)
+    bench.shards[0]!.allowlistChanged(undefined, at(20))
+    bench.open(2)
+    bench.hear(2, beat(PILE))
+    assert.equal(bench.sent.length, 2)
+  })
+})
 
 describe('time', () => {
   test('a silent connection is closed, one with a link now and then is not', () => {

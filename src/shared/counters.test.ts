@@ -19,6 +19,7 @@ const vocabulary: Vocabulary = {
   noiseReasons: ['bad_header'],
   closeReasons: ['idle', 'peer_closed'],
   commandOutcomes: ['acked', 'dead'],
+  jobOutcomes: ['ok', 'dead'],
   fencedActions: ['ack'],
   lanes: ['ledger', 'history'],
   tables: ['orders', 'port_samples', 'orders'],

@@ -41,7 +41,7 @@ test('every interleaving of open, frame, frame, close of two connections: the ne
         open.add(name)
       } else if (step === 'frame') {
         const held = claims.get(name)
-        if (held !== undefined && directory.isStanding(directory.standingWords(held))) continue
+        if (held !== undefined && directory.isStanding(held)) continue
         const answer = directory.claim(DEVICE, births.get(name)!, name === 'a' ? 0 : 1)
         if (answer.kind === 'taken') {
           assert.ok(answer.claim.epoch > epoch, 'epoch went back')
@@ -52,7 +52,7 @@ test('every interleaving of open, frame, frame, close of two connections: the ne
         open.delete(name)
         const held = claims.get(name)
         if (held !== undefined) {
-          const stood = directory.isStanding(directory.standingWords(held))
+          const stood = directory.isStanding(held)
           assert.equal(directory.giveBack(held), stood, 'a stale close must change nothing')
         }
       }
@@ -172,7 +172,7 @@ test('threads racing for the same devices: exactly one claim stands, and its hol
       const answer = directory.claim(device, directory.nextEpoch(), workerData.shard)
       if (answer.kind === 'taken') mine.set(device, answer.claim)
     }
-    const standing = [...mine].filter(([, claim]) => directory.isStanding(directory.standingWords(claim))).map(([device]) => device)
+    const standing = [...mine].filter(([, claim]) => directory.isStanding(claim)).map(([device]) => device)
     parentPort.postMessage(standing)
   `
   const run = (shard: number) =>

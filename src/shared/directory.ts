@@ -14,12 +14,20 @@ const SHARD_MASK = (1n << SHARD_BITS) - 1n
 const RENEWED = 1n << (SHARD_BITS + 1n)
 const EPOCH_SHIFT = SHARD_BITS + 2n
 
-const pack = ({ epoch, shard, isRenewed }: Omit<Claim, 'slot' | 'isOnline'>, isOnline: boolean) =>
-  (BigInt(epoch) << EPOCH_SHIFT) | (isRenewed ? RENEWED : 0n) | (BigInt(shard) << 1n) | (isOnline ? 1n : 0n)
+const ONLINE = 1n
 
-/** A standing claim, unpacked. */
-export interface Claim {
+const pack = (epoch: number, shard: number, isRenewed: boolean, isOnline: boolean) =>
+  (BigInt(epoch) << EPOCH_SHIFT) | (isRenewed ? RENEWED : 0n) | (BigInt(shard) << 1n) | (isOnline ? ONLINE : 0n)
+
+/** A claim as `isStanding` compares it: its slot, and both halves of its word while it stands, as Int32. */
+export interface StandingWords {
   readonly slot: number
+  readonly low: number
+  readonly high: number
+}
+
+/** A claim, unpacked. */
+export interface Claim extends StandingWords {
   readonly epoch: number
   readonly shard: number
   readonly isOnline: boolean
@@ -35,13 +43,17 @@ export type ClaimAnswer =
   | { readonly kind: 'full' }
 
 /**
- * @param devicesMax how many devices fit; the table has twice as many slots
+ * @param devicesMax how many devices fit
  * @param generation number of this start of the gateway, from the database: grows with every start
  */
 export function allocateDirectory(devicesMax: number, generation: number): SharedArrayBuffer {
-  let slots = 1024
-  while (slots < devicesMax * 2) slots *= 2
-  const memory = new SharedArrayBuffer(DIRECTORY.headBytes + slots * DIRECTORY.slotBytes)
+  const slots = Math.max(devicesMax, SLOTS_MIN)
+  let places = 2
+  while (places < slots * 2) places *= 2
+  const memory = new SharedArrayBuffer(DIRECTORY.headBytes + slots * DIRECTORY.slotBytes + places * 4)
+  const words = new Int32Array(memory)
+  words[DIRECTORY.slots.slot32] = slots
+  words[DIRECTORY.places.slot32] = places
   Atomics.store(
     new BigInt64Array(memory),
     DIRECTORY.nextEpoch.slot64,
@@ -50,17 +62,22 @@ export function allocateDirectory(devicesMax: number, generation: number): Share
   return memory
 }
 
+const SLOTS_MIN = 512
+
 export class Directory {
   readonly #words64: BigInt64Array
   readonly #words32: Int32Array
   readonly #slots: number
-  readonly #devicesMax: number
+  readonly #places: number
+  /** Of the index, in `#words32`. */
+  readonly #indexAt: number
 
   constructor(memory: SharedArrayBuffer) {
     this.#words64 = new BigInt64Array(memory)
     this.#words32 = new Int32Array(memory)
-    this.#slots = (memory.byteLength - DIRECTORY.headBytes) / DIRECTORY.slotBytes
-    this.#devicesMax = this.#slots / 2
+    this.#slots = this.#words32[DIRECTORY.slots.slot32]!
+    this.#places = this.#words32[DIRECTORY.places.slot32]!
+    this.#indexAt = (DIRECTORY.headBytes + this.#slots * DIRECTORY.slotBytes) / 4
   }
 
   /** A number greater than every epoch given before, over all threads and all starts. Thread: any. */
@@ -70,7 +87,7 @@ export class Directory {
 
   /** Devices that ever claimed since the start. */
   get devices(): number {
-    return Number(Atomics.load(this.#words64, DIRECTORY.devices.slot64))
+    return Math.min(Number(Atomics.load(this.#words64, DIRECTORY.devices.slot64)), this.#slots)
   }
 
   #at64(slot: number): number {
@@ -82,8 +99,11 @@ export class Directory {
   }
 
   #unpack(slot: number, word: bigint): Claim {
+    const standing = word | ONLINE
     return {
       slot,
+      low: Number(BigInt.asIntN(32, standing)),
+      high: Number(BigInt.asIntN(32, standing >> 32n)),
       epoch: Number(word >> EPOCH_SHIFT),
       shard: Number((word >> 1n) & SHARD_MASK),
       isOnline: (word & 1n) === 1n,
@@ -93,25 +113,36 @@ export class Directory {
 
   /** @returns the slot of a device, or -1: unknown and `make` is false, or no room */
   #find(deviceKey: number, make: boolean): number {
-    const key = BigInt(deviceKey) + 1n
+    const key = BigInt(deviceKey)
     // Fibonacci hashing of both halves: device numbers of one batch are consecutive
-    let slot = (Math.imul(deviceKey >>> 0, 0x9e3779b1) ^ Math.imul(Math.floor(deviceKey / 2 ** 32), 0x85ebca6b)) >>> 0
-    slot %= this.#slots
-    for (let probe = 0; probe < this.#slots; probe++) {
-      const at = this.#at64(slot) + DIRECTORY.key.offset64
-      let seen = Atomics.load(this.#words64, at)
-      if (seen === 0n) {
-        if (!make || this.devices >= this.#devicesMax) return -1
-        seen = Atomics.compareExchange(this.#words64, at, 0n, key)
-        if (seen === 0n) {
-          Atomics.add(this.#words64, DIRECTORY.devices.slot64, 1n)
-          return slot
+    const hash = Math.imul(deviceKey >>> 0, 0x9e3779b1) ^ Math.imul(Math.floor(deviceKey / 2 ** 32), 0x85ebca6b)
+    const mask = this.#places - 1
+    let taken = -1
+    for (let place = (hash ^ (hash >>> 15)) & mask; ; place = (place + 1) & mask) {
+      const at = this.#indexAt + place
+      let seen = Atomics.load(this.#words32, at)
+      if (seen === 0) {
+        if (!make) return -1
+        if (taken < 0) {
+          taken = this.#takeSlot(key)
+          if (taken < 0) return -1
         }
+        // publishes the key: who finds the slot by the index reads it. Whoever loses this race to the same device leaves an
+        // empty slot behind, once per such race
+        seen = Atomics.compareExchange(this.#words32, at, 0, taken + 1)
+        if (seen === 0) return taken
       }
-      if (seen === key) return slot
-      slot = (slot + 1) % this.#slots
+      if (Atomics.load(this.#words64, this.#at64(seen - 1) + DIRECTORY.key.offset64) === key) return seen - 1
     }
-    return -1
+  }
+
+  /** @returns -1: no room */
+  #takeSlot(key: bigint): number {
+    if (this.devices >= this.#slots) return -1
+    const slot = Number(Atomics.add(this.#words64, DIRECTORY.devices.slot64, 1n))
+    if (slot >= this.#slots) return -1
+    Atomics.store(this.#words64, this.#at64(slot) + DIRECTORY.key.offset64, key)
+    return slot
   }
 
   /**
@@ -137,11 +168,11 @@ export class Directory {
       // before the claim it belongs to. Two that renew in the same instant may leave the loser's: a third connection is
       // then measured against the wrong one of two that are both older than it
       if (isRenewed) Atomics.store(this.#words64, birthAt, BigInt(birth))
-      const claim: Claim = { slot, epoch, shard, isOnline: true, isRenewed }
-      if (Atomics.compareExchange(this.#words64, at, word, pack(claim, true)) !== word) continue
+      const taken = pack(epoch, shard, isRenewed, true)
+      if (Atomics.compareExchange(this.#words64, at, word, taken) !== word) continue
       return {
         kind: 'taken',
-        claim,
+        claim: this.#unpack(slot, taken),
         previous: word === 0n ? undefined : standing,
       }
     }
@@ -157,20 +188,14 @@ export class Directory {
     return this.#words32[at] === claim.low && this.#words32[at + 1] === claim.high
   }
 
-  /** The two halves that `isStanding` compares; kept by whoever holds the claim. */
-  standingWords(claim: Claim): StandingWords {
-    const word = pack(claim, true)
-    return { slot: claim.slot, low: Number(BigInt.asIntN(32, word)), high: Number(word >> 32n) }
-  }
-
   /**
    * The connection is gone: offline, if it still had the word.
    * @returns false when a newer claim stands; nothing was changed (a stale close never hurts)
    */
-  giveBack(claim: Claim): boolean {
+  giveBack(claim: StandingWords): boolean {
     const at = this.#at64(claim.slot) + DIRECTORY.claim.offset64
-    const mine = pack(claim, true)
-    return Atomics.compareExchange(this.#words64, at, mine, pack(claim, false)) === mine
+    const mine = (BigInt(claim.high) << 32n) | BigInt(claim.low >>> 0)
+    return Atomics.compareExchange(this.#words64, at, mine, mine ^ ONLINE) === mine
   }
 
   /** The device was heard. Thread: session that holds the claim. @param seenS seconds since the epoch */
@@ -193,13 +218,13 @@ export class Directory {
    */
   clearShard(shard: number): number {
     let cleared = 0
-    for (let slot = 0; slot < this.#slots; slot++) {
+    for (let slot = 0; slot < this.devices; slot++) {
       const at = this.#at64(slot) + DIRECTORY.claim.offset64
       for (;;) {
         const word = Atomics.load(this.#words64, at)
         const standing = this.#unpack(slot, word)
         if (word === 0n || !standing.isOnline || standing.shard !== shard) break
-        if (Atomics.compareExchange(this.#words64, at, word, pack(standing, false)) === word) {
+        if (Atomics.compareExchange(this.#words64, at, word, word ^ ONLINE) === word) {
           cleared++
           break
         }
@@ -207,11 +232,4 @@ export class Directory {
     }
     return cleared
   }
-}
-
-/** A claim as `isStanding` compares it: its slot, and both halves of its word as Int32. */
-export interface StandingWords {
-  readonly slot: number
-  readonly low: number
-  readonly high: number
 }

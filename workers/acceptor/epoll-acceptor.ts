@@ -34,7 +34,8 @@ import type { Acceptor, AcceptorParts, Refusal, Turned } from './acceptor.ts'
 import { identify } from './identify.ts'
 import type { EpollAcceptorSeat } from './messages.ts'
 
-const WAIT_MS_MAX = 10
+/** Longer than a session thread's: nothing here is due sooner than the sweep ten times a second, and posts end the wait. */
+const WAIT_MS_MAX = 50
 const BATCHES_MAX = 16
 const EVENTS_MAX = 512
 /** Connections accepted before strangers are looked at again. */

@@ -56,6 +56,8 @@ export type FromAcceptor =
 export interface Evidence {
   readonly atMs: number
   readonly remoteAddress: string
+  /** Where it is known. */
+  readonly deviceId?: string
   readonly reason: string
   readonly bytes: Uint8Array
 }

@@ -9,6 +9,7 @@ import { PROTOCOLS } from '../../src/protocols/index.ts'
 import { Recorder } from '../../src/recording/recorder.ts'
 import { commandMail } from '../../src/rows/mail.ts'
 import { readRows } from '../../src/rows/row.ts'
+import { Allowlist } from '../../src/session/allowlist.ts'
 import type { Moment } from '../../src/session/effects.ts'
 import { Shard } from '../../src/session/shard.ts'
 import { openCounters } from '../../src/shared/counters.ts'
@@ -17,7 +18,7 @@ import { Gate } from '../../src/shared/gate.ts'
 import { OutboxConsumer, OutboxProducer } from '../../src/shared/outbox.ts'
 import type { Arrival } from '../../src/shared/sockets.ts'
 import { closeDetached } from '../acceptor/handoff.ts'
-import type { Handoff } from '../acceptor/messages.ts'
+import type { Evidence, Handoff } from '../acceptor/messages.ts'
 import { makeCounts } from './counts.ts'
 import { makeEpollDriver } from './epoll-driver.ts'
 import type { FromSession, MovedCommand, SessionThreadOptions, ToSession } from './messages.ts'
@@ -40,9 +41,22 @@ const mailbox = new OutboxConsumer(options.mailbox, options.mailboxPosition)
 const protocolByIndex = new Map(PROTOCOLS.map((protocol) => [protocol.index, protocol]))
 
 const now = (): Moment => ({ wallMs: Date.now(), monoMs: performance.now() })
+/** Of everything a driver tells in one batch: the clocks are read once, when its first chunk is told. */
+let batchMoment: Moment | undefined
+function batchNow(): Moment {
+  batchMoment ??= now()
+  return batchMoment
+}
 
 /** Commands sent or ended since the last batch; main is told once per batch. */
 let moved: MovedCommand[] = []
+/** Devices that have a session since the last tick: in a storm a message per batch would cost as much as the login. */
+let online: number[] = []
+function tellOnline(): void {
+  if (online.length === 0) return
+  tell({ kind: 'online', deviceKeys: online })
+  online = []
+}
 
 /** Rows of the whole batch become visible together: one wake-up, one larger insert. */
 function publish(): void {
@@ -55,13 +69,14 @@ function publish(): void {
 }
 
 const socketEvents: SocketEvents = {
-  readable: (connection, chunk) => shard.chunkReceived(connection, chunk, now()),
+  readable: (connection, chunk) => shard.chunkReceived(connection, chunk, batchNow()),
   writable: () => {},
   closed: (connection, reason) => {
     gate.add(options.shard, 'ended')
-    shard.connectionClosed(connection, reason, now())
+    shard.connectionClosed(connection, reason, batchNow())
   },
   batchEnd: () => {
+    batchMoment = undefined
     publish()
     effects.observeReplies()
   },
@@ -76,7 +91,7 @@ const driver: SocketDriver =
         shard: options.shard,
         arrived: (connectionId, arrival) => {
           gate.add(options.shard, 'adopted')
-          opened(connectionId, arrival)
+          opened(connectionId, arrival, batchNow())
         },
       })
 
@@ -99,13 +114,23 @@ const effects = new WorkerEffects({
   history,
   onClosed: () => gate.add(options.shard, 'ended'),
   askCard: (question) => tell({ kind: 'card', question }),
-  deviceOnline: (deviceKey) => tell({ kind: 'online', deviceKey }),
+  deviceOnline: (deviceKey) => online.push(deviceKey),
+  deviceRefused: noteRefused,
   returnCommand: (deviceKey, command) => tell({ kind: 'returned', deviceKey, command }),
   commandMoved: (commandId, status) => moved.push({ commandId, status }),
   supersede: (shardIndex, deviceKey, epoch) => tell({ kind: 'supersede', shard: shardIndex, deviceKey, epoch }),
 })
 const shard = new Shard(options, directory, effects, now())
 for (const [deviceKey, name] of options.profiles) shard.profileChosen(deviceKey, name)
+if (options.allowlist !== undefined) shard.allowlistChanged(new Allowlist(options.allowlist), now())
+
+/** Kept per second; who is refused comes back every few seconds. */
+const EVIDENCE_PER_SECOND = 50
+let evidence: Evidence[] = []
+function noteRefused(deviceId: string, remoteAddress: string): void {
+  if (evidence.length < EVIDENCE_PER_SECOND)
+    evidence.push({ atMs: Date.now(), remoteAddress, deviceId, reason: 'not_allowed', bytes: new Uint8Array(0) })
+}
 
 /** Takes everything out of the mailbox; main wakes us once for as many commands as it has put in. */
 function readMail(): void {
@@ -126,9 +151,9 @@ function readMail(): void {
   } while (!mailbox.sleep())
 }
 
-function opened(connectionId: number, { protocol: index, birth, remoteAddress }: Arrival): void {
+function opened(connectionId: number, { protocol: index, birth, remoteAddress }: Arrival, moment: Moment): void {
   const protocol = protocolByIndex.get(index)!
-  shard.connectionOpened({ connectionId, protocol, birth, remoteAddress }, now())
+  shard.connectionOpened({ connectionId, protocol, birth, remoteAddress }, moment)
 }
 
 function adopt(handoff: Handoff): void {
@@ -143,8 +168,9 @@ function adopt(handoff: Handoff): void {
     log.warn({ event: 'handoff.failed', err: error, msg: 'descriptor refused' })
     return
   }
-  opened(connectionId, handoff)
-  shard.chunkReceived(connectionId, handoff.bytes, now())
+  const moment = now()
+  opened(connectionId, handoff, moment)
+  shard.chunkReceived(connectionId, handoff.bytes, moment)
   scheduleFlush()
 }
 
@@ -163,9 +189,12 @@ function scheduleFlush(): void {
 const timer = setInterval(() => {
   shard.tick(now())
   publish()
+  tellOnline()
 }, 20)
 const second = setInterval(() => {
   recorder?.flush(Date.now())
+  if (evidence.length > 0) tell({ kind: 'evidence', items: evidence })
+  evidence = []
   counters.set(
     counters.gauge('event_loop_delay_seconds', { thread: `session-${options.shard}` }),
     counters.loopDelaySeconds(),
@@ -189,6 +218,9 @@ main.on('message', (message: ToSession) => {
     case 'profile':
       shard.profileChosen(message.deviceKey, message.name)
       return
+    case 'allowlist':
+      shard.allowlistChanged(new Allowlist(message.entries), now())
+      break
     case 'mail':
       readMail()
       break

@@ -1,8 +1,10 @@
 /** What a session thread says and hears: a few numbers per connection, login or batch, never per frame. */
 import type { MessagePort } from 'node:worker_threads'
 import type { CardAnswer } from '../../src/codec/protocol.ts'
+import type { AllowlistEntry } from '../../src/session/allowlist.ts'
 import type { CardQuestion, ReturnedCommand } from '../../src/session/effects.ts'
 import type { ShardOptions } from '../../src/session/shard.ts'
+import type { Evidence } from '../acceptor/messages.ts'
 import type { EpollSeat } from './epoll-driver.ts'
 
 export interface SessionThreadOptions extends ShardOptions {
@@ -21,6 +23,8 @@ export interface SessionThreadOptions extends ShardOptions {
   readonly outboundBytesMax: number
   /** Device keys and names of model profiles chosen by people; later changes come as messages. */
   readonly profiles: readonly (readonly [deviceKey: number, name: string])[]
+  /** Undefined: whoever speaks a protocol may connect; later changes come as messages. */
+  readonly allowlist: readonly AllowlistEntry[] | undefined
   /** Undefined: sockets move by node:net, and come over the acceptor's port. */
   readonly epoll?: EpollSeat
   readonly record: 'all' | 'errors' | 'off'
@@ -44,6 +48,8 @@ export type ToSession =
   | { readonly kind: 'mail' }
   /** A person has chosen another model profile for a device; null: none. */
   | { readonly kind: 'profile'; readonly deviceKey: number; readonly name: string | null }
+  /** Who may connect has changed; all of it. */
+  | { readonly kind: 'allowlist'; readonly entries: readonly AllowlistEntry[] }
   | { readonly kind: 'cancel'; readonly questionId: number; readonly deviceKey: number; readonly commandId: string }
   /** Read nothing more and write what was held back; sessions stay, acks on their way still go out. */
   | { readonly kind: 'drain' }
@@ -55,8 +61,10 @@ export type FromSession =
   | { readonly kind: 'rows'; readonly lane: 'ledger' | 'history' }
   | { readonly kind: 'card'; readonly question: CardQuestion }
   | { readonly kind: 'supersede'; readonly shard: number; readonly deviceKey: number; readonly epoch: number }
-  /** A device has a session here. */
-  | { readonly kind: 'online'; readonly deviceKey: number }
+  /** Devices that may not connect. */
+  | { readonly kind: 'evidence'; readonly items: readonly Evidence[] }
+  /** Devices have a session here. */
+  | { readonly kind: 'online'; readonly deviceKeys: readonly number[] }
   | { readonly kind: 'returned'; readonly deviceKey: number; readonly command: ReturnedCommand }
   | { readonly kind: 'moved'; readonly commands: readonly MovedCommand[] }
   | { readonly kind: 'cancelled'; readonly questionId: number; readonly isCancelled: boolean }

@@ -125,7 +125,7 @@ class NetDriver implements SocketDriver {
     if (this.#pending(held) + bytes.length > this.#options.outboundBytesMax) this.#write(held)
     if (this.#pending(held) + bytes.length > this.#options.outboundBytesMax) return false
     if (held.queued.length === 0) this.#unflushed.push(held)
-    held.queued.push(bytes)
+    held.queued.push(Buffer.from(bytes))
     held.queuedBytes += bytes.length
     this.#openBatch()
     return true

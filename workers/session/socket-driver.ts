@@ -30,7 +30,7 @@ export interface SocketDriver {
    */
   adopt(descriptor: number): ConnectionId
   /**
-   * Queues bytes; they leave with everything else of this batch in one write. The bytes belong to the driver now.
+   * Queues bytes; they leave with everything else of this batch in one write. They are looked at during the call only.
    * Reading stops by itself while much is pending, so that a device that does not read cannot fill our memory.
    * @returns false when more than outboundBytesMax would wait: nothing was queued, the caller closes
    */

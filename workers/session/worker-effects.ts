@@ -18,6 +18,7 @@ export interface WorkerEffectsParts {
   readonly askCard: (question: CardQuestion) => void
   readonly supersede: (shard: number, deviceKey: number, epoch: number) => void
   readonly deviceOnline: (deviceKey: number) => void
+  readonly deviceRefused: (deviceId: string, remoteAddress: string) => void
   readonly returnCommand: (deviceKey: number, command: ReturnedCommand) => void
   readonly commandMoved: (commandId: string, status: number) => void
   /** Undefined: recording is off. */
@@ -29,8 +30,11 @@ export class WorkerEffects implements Effects {
   readonly counts: SessionCounts
   readonly #parts: WorkerEffectsParts
   readonly #replySeconds = new Map<Uplink, number>()
-  // Replies of this batch that are not written yet: command and when its bytes were read.
-  readonly #unwritten: { answers: Uplink; receivedMonoMs: number }[] = []
+  // Replies of this batch that are not written yet: to which command, since when, how many in a row. Of a fleet at rest a
+  // batch has one entry.
+  readonly #answers: Uplink[] = []
+  readonly #receivedMonoMs: number[] = []
+  readonly #replies: number[] = []
 
   constructor(parts: WorkerEffectsParts) {
     this.#parts = parts
@@ -39,7 +43,15 @@ export class WorkerEffects implements Effects {
 
   send(connectionId: number, frame: Uint8Array, answers: Uplink | undefined, receivedMonoMs: number): boolean {
     if (!this.#parts.driver.send(connectionId, frame)) return false
-    if (answers !== undefined) this.#unwritten.push({ answers, receivedMonoMs })
+    if (answers === undefined) return true
+    const last = this.#answers.length - 1
+    if (last >= 0 && this.#answers[last] === answers && this.#receivedMonoMs[last] === receivedMonoMs) {
+      this.#replies[last]!++
+      return true
+    }
+    this.#answers.push(answers)
+    this.#receivedMonoMs.push(receivedMonoMs)
+    this.#replies.push(1)
     return true
   }
 
@@ -50,17 +62,20 @@ export class WorkerEffects implements Effects {
 
   /** Thread: session, at the end of a batch, when the driver has written what was queued. */
   observeReplies(): void {
-    if (this.#unwritten.length === 0) return
+    if (this.#answers.length === 0) return
     const nowMonoMs = performance.now()
-    for (const { answers, receivedMonoMs } of this.#unwritten) {
+    for (let index = 0; index < this.#answers.length; index++) {
+      const answers = this.#answers[index]!
       let slot = this.#replySeconds.get(answers)
       if (slot === undefined) {
         slot = this.#parts.counters.histogram('uplink_reply_seconds', { command: answers.name })
         this.#replySeconds.set(answers, slot)
       }
-      this.#parts.counters.observe(slot, (nowMonoMs - receivedMonoMs) / 1_000)
+      this.#parts.counters.observe(slot, (nowMonoMs - this.#receivedMonoMs[index]!) / 1_000, this.#replies[index]!)
     }
-    this.#unwritten.length = 0
+    this.#answers.length = 0
+    this.#receivedMonoMs.length = 0
+    this.#replies.length = 0
   }
 
   close(connectionId: number, _reason: CloseReason): void {
@@ -81,6 +96,10 @@ export class WorkerEffects implements Effects {
 
   deviceOnline(deviceKey: number): void {
     this.#parts.deviceOnline(deviceKey)
+  }
+
+  deviceRefused(deviceId: string, remoteAddress: string): void {
+    this.#parts.deviceRefused(deviceId, remoteAddress)
   }
 
   returnCommand(deviceKey: number, command: ReturnedCommand): void {

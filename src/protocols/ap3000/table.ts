@@ -23,6 +23,7 @@ import {
   parsePhysId,
   readHead,
   recognise,
+  writeFrame,
 } from './frame.ts'
 import { AP3000_PROFILES, useProfile } from './profile.ts'
 
@@ -122,6 +123,8 @@ export const ap3000: Protocol = {
   readHead,
   // the bytes do not say their direction
   encodeFrame: (_direction, command, deviceNo, messageId, data) => encodeFrame(command.code, deviceNo, messageId, data),
+  writeFrame: (into, _direction, command, deviceNo, messageId, data) =>
+    writeFrame(into, command.code, deviceNo, messageId, data),
   formatDeviceId: formatPhysId,
   parseDeviceId: parsePhysId,
   isSharedDefaultId,

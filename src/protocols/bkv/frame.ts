@@ -217,10 +217,23 @@ export function encodeFrame(
   messageId: number,
   data: Uint8Array,
 ): Uint8Array {
+  const frame = new Uint8Array(LENGTH_EXTRA + LENGTH_MIN + data.length)
+  writeFrame(frame, direction, command, deviceNo, messageId, data)
+  return frame
+}
+
+/** The same at the front of `frame`. @returns bytes of the frame */
+export function writeFrame(
+  frame: Uint8Array,
+  direction: 'uplink' | 'downlink',
+  command: { readonly code: number },
+  deviceNo: number,
+  messageId: number,
+  data: Uint8Array,
+): number {
   const length = LENGTH_MIN + data.length
   if (LENGTH_EXTRA + length > FRAME_BYTES_MAX) throw new RangeError(`BKV data of ${data.length} bytes exceeds a frame`)
   if (!(deviceNo >= 0 && deviceNo <= DEVICE_NO_MAX)) throw new RangeError(`no BKV gateway id: ${deviceNo}`)
-  const frame = new Uint8Array(LENGTH_EXTRA + length)
   const isUplink = direction === 'uplink'
   frame[0] = HEADER_BYTE
   frame[1] = isUplink ? HEADER_UPLINK : HEADER_DOWNLINK
@@ -237,7 +250,7 @@ export function encodeFrame(
   frame[sumAt] = sumOf(frame, 2, sumAt)
   frame[sumAt + 1] = HEADER_BYTE
   frame[sumAt + 2] = TAIL_BYTE
-  return frame
+  return LENGTH_EXTRA + length
 }
 
 /** Copies sequence and gateway id of the frame into keys 02 (low four bytes) and 03 of its payload. */

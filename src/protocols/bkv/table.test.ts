@@ -283,7 +283,7 @@ test("the energy unit is the profile's, the raw count stays", () => {
 test('a card order is known as one until its end', () => {
   const memory = bkv.newMemory()
   assert.deepEqual(factsOf('0015-0b-doc-swipe', memory), [
-    { fact: 'cardSwiped', cardId: '000000000002', socket: 1, port: 1, cardKind: 0 },
+    { fact: 'cardSwiped', cardId: '000000000002', socket: 1, port: 1, cardKind: 0, businessNo: 26 },
   ])
   assert.deepEqual(factsOf('0015-0f-doc-order-confirm', memory), [
     { fact: 'result', downlink: 'cardOrder', raw: 1, ok: true, reason: 'ok', socket: 1, port: 1, businessNo: 26 },

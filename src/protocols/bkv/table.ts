@@ -21,6 +21,7 @@ import {
   parseDeviceId,
   readHead,
   recognise,
+  writeFrame,
 } from './frame.ts'
 import { BKV_PROFILES, useProfile } from './profile.ts'
 
@@ -111,6 +112,7 @@ export const bkv: Protocol = {
   findFrame,
   readHead,
   encodeFrame,
+  writeFrame,
   formatDeviceId,
   parseDeviceId,
   // No default id is documented or seen; erased memory reads as all zeros or, in BCD, as all nines.

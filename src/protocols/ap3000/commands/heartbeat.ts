@@ -232,7 +232,9 @@ export const heartbeat = uplink({
       { fact: 'portStates', ports: readings },
     ]
   },
-  reply: { with: 'heartbeatAck', when: 'decoded', fields: () => ({ result: 0 }) },
+  // seeing it once more changes nothing, unlike 01, which is counted
+  isRepeatable: true,
+  reply: { with: 'heartbeatAck', when: 'decoded', fields: () => ({ result: 0 }), sameFor: 'ever' },
 })
 
 export const heartbeatAck = downlink({

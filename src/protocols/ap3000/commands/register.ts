@@ -41,7 +41,7 @@ export const register = uplink({
       },
     ]
   },
-  reply: { with: 'registerAck', when: 'decoded', fields: () => ({ result: 0 }) },
+  reply: { with: 'registerAck', when: 'decoded', fields: () => ({ result: 0 }), sameFor: 'ever' },
 })
 
 export const registerAck = downlink({

@@ -55,8 +55,10 @@ export const cardSwiped = uplink({
   facts: (fields, memory) => {
     const socket = fields['socket'] as number
     const wirePort = fields['port'] as number
-    rememberCardOrder(memory, socket, wirePort, fields['businessNo'] as number)
-    return [{ fact: 'cardSwiped', cardId: fields['cardIdHex'] as string, socket, port: wirePort + 1, cardKind: 0 }]
+    const businessNo = fields['businessNo'] as number
+    rememberCardOrder(memory, socket, wirePort, businessNo)
+    const cardId = fields['cardIdHex'] as string
+    return [{ fact: 'cardSwiped', cardId, socket, port: wirePort + 1, cardKind: 0, businessNo }]
   },
 })
 

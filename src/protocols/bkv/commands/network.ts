@@ -34,7 +34,9 @@ export const heartbeat = uplink({
     with: 'timeReply',
     when: 'decoded',
     fields: (_uplink, { nowMs }) => ({ timeBcd: beijingDigits(nowMs) }),
+    sameFor: 'second',
   },
+  isRepeatable: true,
   facts: (fields) => [
     { fact: 'heartbeat' },
     {
