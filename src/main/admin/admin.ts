@@ -23,13 +23,15 @@ import { cardRoutes, zCard } from './routes/cards.ts'
 import { zCommand } from './routes/commands.ts'
 import { consoleRoutes } from './routes/console.ts'
 import { deviceRoutes, type LivePresence, zDevice, zPort } from './routes/devices.ts'
+import { meRoutes } from './routes/me.ts'
 import { orderRoutes, zOrder } from './routes/orders.ts'
 import { quarantineRoutes, zQuarantineItem } from './routes/quarantine.ts'
 import { systemRoutes } from './routes/system.ts'
 import { ticketRoutes } from './routes/tickets.ts'
 
 export interface AdminOptions {
-  readonly config: Pick<Config, 'httpHost' | 'httpPort' | 'requestTimeoutMs'>
+  readonly config: Pick<Config, 'httpHost' | 'httpPort' | 'requestTimeoutMs'> &
+    Partial<Pick<Config, 'record' | 'allowlist'>>
   readonly log: Log
   /** Own pool of the main thread; its statement timeout should not exceed requestTimeoutMs. */
   readonly sql: Sql
@@ -77,6 +79,11 @@ export function createAdmin(options: AdminOptions): Admin {
   const routes: readonly Route[] = [
     ...systemRoutes({ readiness, renderMetrics, openApi: () => openApi() }),
     ...consoleRoutes(),
+    ...meRoutes({
+      sql,
+      version: VERSION,
+      gateway: { record: config.record ?? 'off', allowlist: config.allowlist ?? 'off' },
+    }),
     ...deviceRoutes(options),
     ...orderRoutes({ sql }),
     ...cardRoutes({ sql }),

@@ -1,14 +1,25 @@
-/** The HTTP API with the key of this tab, and what this server offers. */
+/** The HTTP API with the key of this tab, who that key is, and what this server's commands take. */
 
 const KEY = 'pilegate.key'
 let secret = sessionStorage.getItem(KEY)
-let onSignedOut = () => {}
 let openApi
+const hooks = { signedOut: () => {}, trouble: () => {} }
+
+/** Who is signed in, as `GET /api/v1/me` says it; undefined until `whoAmI` has answered. */
+export let me
 
 export const isSignedIn = () => secret !== null
+/** @param act told why: `asked`, or `refused` when the key is good no longer */
 export const whenSignedOut = (act) => {
-  onSignedOut = act
+  hooks.signedOut = act
 }
+/** @param act told `database` or `gateway`, which is away */
+export const whenInTrouble = (act) => {
+  hooks.trouble = act
+}
+
+const ROLES = ['viewer', 'operator', 'admin']
+export const may = (role) => ROLES.indexOf(me?.role) >= ROLES.indexOf(role)
 
 export class ApiError extends Error {
   constructor(status, code, message, requestId) {
@@ -17,31 +28,43 @@ export class ApiError extends Error {
     this.code = code
     this.requestId = requestId
   }
+
+  /** Nothing is wrong with what was asked: asking again may help. */
+  get isPassing() {
+    return this.status === 0 || this.status === 503 || this.status === 504
+  }
 }
 
 /** @throws ApiError the key is not good */
 export async function signIn(given) {
-  await request('GET', '/api/v1/devices?limit=1', undefined, given)
+  me = await request('GET', '/api/v1/me', undefined, given)
   secret = given
   sessionStorage.setItem(KEY, given)
 }
 
-export function signOut() {
+export async function whoAmI() {
+  me ??= await api('GET', '/api/v1/me')
+  return me
+}
+
+export function signOut(why = 'asked') {
   secret = null
+  me = undefined
   sessionStorage.removeItem(KEY)
-  onSignedOut()
+  hooks.signedOut(why)
 }
 
 async function request(method, path, body, bearer) {
   let response
+  const isBytes = body instanceof Blob
   try {
     response = await fetch(path, {
       method,
       headers: {
         Authorization: `Bearer ${bearer}`,
-        ...(body === undefined ? {} : { 'Content-Type': 'application/json' }),
+        ...(body === undefined ? {} : { 'Content-Type': isBytes ? 'application/octet-stream' : 'application/json' }),
       },
-      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      ...(body === undefined ? {} : { body: isBytes ? body : JSON.stringify(body) }),
     })
   } catch {
     throw new ApiError(0, 'UNREACHABLE', 'the gateway cannot be reached')
@@ -53,10 +76,14 @@ async function request(method, path, body, bearer) {
 }
 
 export async function api(method, path, body) {
+  const asked = secret
   try {
-    return await request(method, path, body, secret)
+    return await request(method, path, body, asked)
   } catch (error) {
-    if (error.status === 401 && secret !== null) signOut()
+    // an answer to a key that was left meanwhile says nothing about the present one
+    if (error.status === 401 && secret !== null && secret === asked) signOut('refused')
+    else if (error.status === 0) hooks.trouble('gateway')
+    else if (error.status === 503 || error.status === 504) hooks.trouble('database')
     throw error
   }
 }
@@ -67,25 +94,37 @@ export const get = (path, query = {}) => {
   return api('GET', text === '' ? path : `${path}?${text}`)
 }
 export const post = (path, body) => api('POST', path, body)
+export const put = (path, body) => api('PUT', path, body)
+export const patch = (path, body) => api('PATCH', path, body)
+export const remove = (path) => api('DELETE', path)
 
-/** The API's description, asked once. */
-export async function description() {
-  openApi ??= fetch('/openapi.json').then((response) => response.json())
-  return await openApi
-}
+/** @returns does the gateway serve again? */
+export const isReady = () =>
+  fetch('/readyz').then(
+    (response) => response.ok,
+    () => false,
+  )
 
-/** @returns is there such a route on this server? */
-export async function offers(method, path) {
-  return (await description()).paths?.[path]?.[method.toLowerCase()] !== undefined
-}
-
-/** Commands a device takes by name: `[{ title, description, name, params }]`, `params` being a JSON schema. */
+/** Commands a device takes by name: `[{ protocol, text, name, params }]`, `params` being a JSON schema. */
 export async function commandCatalogue(protocol) {
-  const { paths, components } = await description()
-  const body = paths?.['/api/v1/devices/{device_id}/commands']?.post?.requestBody?.content['application/json'].schema
-  const name = body?.$ref?.split('/').at(-1)
+  openApi ??= fetch('/openapi.json').then((response) => response.json())
+  let described
+  try {
+    described = await openApi
+  } catch {
+    openApi = undefined
+    throw new ApiError(0, 'UNREACHABLE', 'the gateway cannot be reached')
+  }
+  const { paths, components } = described
+  const body = paths['/api/v1/devices/{device_id}/commands'].post.requestBody.content['application/json'].schema
+  const name = body.$ref?.split('/').at(-1)
   const schema = name === undefined ? body : components.schemas[name]
-  return (schema?.anyOf ?? [])
-    .filter(({ title = '' }) => protocol === null || title.startsWith(`${protocol} `))
-    .map(({ description: text, properties }) => ({ text, name: properties.name.const, params: properties.params }))
+  return (schema.anyOf ?? [])
+    .map(({ title = '', description: text, properties }) => ({
+      protocol: title.split(' ')[0],
+      text,
+      name: properties.name.const,
+      params: properties.params,
+    }))
+    .filter((one) => protocol === null || protocol === undefined || one.protocol === protocol)
 }

@@ -14,15 +14,59 @@ export function h(tag, attributes = {}, ...children) {
     else if (key === 'value') element.value = value
     else element.setAttribute(key, value === true ? '' : String(value))
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false))
+  element.append(...shown(children))
   return element
 }
 
+const shown = (children) =>
+  children.flat(Number.POSITIVE_INFINITY).filter((child) => child !== null && child !== undefined && child !== false)
+
 export const fill = (element, ...children) => {
-  element.replaceChildren(
-    ...children.flat().filter((child) => child !== null && child !== undefined && child !== false),
-  )
+  element.replaceChildren(...shown(children))
   return element
+}
+
+/**
+ * As `fill`, for what is shown again with newer data: nothing moves when nothing changed, and focus, opened details and
+ * inner scrolling stay where they were.
+ */
+export function refill(element, ...children) {
+  const next = h('div', {}, ...children)
+  const opened = new Set([...element.querySelectorAll('details[open][data-key]')].map(({ dataset }) => dataset.key))
+  for (const details of next.querySelectorAll('details[data-key]')) details.open = opened.has(details.dataset.key)
+  if (isSame(element, next)) return element
+  const focusPath = element.contains(document.activeElement) ? pathTo(element, document.activeElement) : undefined
+  const label = focusPath === undefined ? undefined : labelOf(document.activeElement)
+  const scrolls = [...element.querySelectorAll('.scrolls')].map(({ scrollTop, scrollLeft }) => [scrollTop, scrollLeft])
+  element.replaceChildren(...next.childNodes)
+  for (const [index, one] of element.querySelectorAll('.scrolls').entries()) {
+    const [top = 0, left = 0] = scrolls[index] ?? []
+    one.scrollTop = top
+    one.scrollLeft = left
+  }
+  if (focusPath !== undefined) {
+    const there = focusPath.reduce((parent, index) => parent?.children[index], element)
+    if (there !== undefined && labelOf(there) === label) there.focus({ preventScroll: true })
+    else
+      [...element.querySelectorAll('a, button, summary')]
+        .find((one) => labelOf(one) === label)
+        ?.focus({ preventScroll: true })
+  }
+  return element
+}
+
+function isSame(element, next) {
+  const [before, after] = [element.childNodes, next.childNodes]
+  return before.length === after.length && [...before].every((node, index) => node.isEqualNode(after[index]))
+}
+
+const labelOf = (element) =>
+  `${element.tagName} ${element.getAttribute('href') ?? ''} ${element.getAttribute('aria-label') ?? element.textContent}`
+
+function pathTo(from, element) {
+  const path = []
+  for (let at = element; at !== from; at = at.parentElement) path.unshift([...at.parentElement.children].indexOf(at))
+  return path
 }
 
 let nextId = 0
@@ -39,17 +83,30 @@ export function field(label, input, hint) {
   return element
 }
 
-/** A table that becomes cards on narrow screens; `cells` may be text or nodes. */
+/** @param options `[value, label]` each */
+export const select = (attributes, options, chosen) => {
+  const element = h('select', attributes, ...options.map(([value, label]) => h('option', { value }, label)))
+  if (chosen !== undefined && chosen !== null) element.value = chosen
+  return element
+}
+
+/** A table that becomes cards on narrow screens; `cells` may be text or nodes. A head `#…` is for numbers. */
 export function table(caption, heads, rows, emptyText) {
   if (rows.length === 0) return h('p.empty', {}, emptyText)
+  const names = heads.map((head) => head.replace(/^#/, ''))
+  const isNumber = heads.map((head) => head.startsWith('#'))
   return h(
-    'div.table-wrap',
+    'div.table-wrap.scrolls',
     {},
     h(
       'table',
       {},
       h('caption.hidden', {}, caption),
-      h('thead', {}, h('tr', {}, ...heads.map((head) => h('th', { scope: 'col' }, head)))),
+      h(
+        'thead',
+        {},
+        h('tr', {}, ...names.map((name, index) => h(isNumber[index] ? 'th.number' : 'th', { scope: 'col' }, name))),
+      ),
       h(
         'tbody',
         {},
@@ -57,7 +114,14 @@ export function table(caption, heads, rows, emptyText) {
           h(
             'tr',
             {},
-            ...cells.map((cell, index) => h('td', { 'data-head': heads[index] }, h('span', {}, cell ?? '–'))),
+            ...cells.map((cell, index) => {
+              const isNothing = cell === null || cell === undefined || cell === '–'
+              return h(
+                `td${isNumber[index] ? '.number' : ''}${isNothing ? '.nothing' : ''}`,
+                { 'data-head': names[index] },
+                h('span', {}, isNothing ? '–' : cell),
+              )
+            }),
           ),
         ),
       ),
@@ -65,51 +129,10 @@ export function table(caption, heads, rows, emptyText) {
   )
 }
 
-/** Opens a dialog and resolves with true when it was confirmed. `onConfirm` may throw: the dialog stays and says why. */
-export function ask({ title, body, confirm, cancel, onConfirm, isDangerous = false }) {
-  const opener = document.activeElement
-  return new Promise((resolve) => {
-    const problem = h('p.problem', { role: 'alert' })
-    const go = h(isDangerous ? 'button.danger' : 'button.primary', { type: 'submit' }, confirm)
-    const form = h(
-      'form',
-      {
-        method: 'dialog',
-        onsubmit: async (event) => {
-          event.preventDefault()
-          go.disabled = true
-          fill(problem)
-          try {
-            await onConfirm?.()
-            done(true)
-          } catch (error) {
-            fill(problem, error.message)
-            go.disabled = false
-          }
-        },
-      },
-      h('h2', { id: 'dialog-title' }, title),
-      body,
-      problem,
-      h('div.actions', {}, h('button', { type: 'button', onclick: () => done(false) }, cancel), go),
-    )
-    const dialog = h('dialog', { 'aria-labelledby': 'dialog-title', oncancel: () => done(false) }, form)
-    const done = (isConfirmed) => {
-      if (!dialog.isConnected) return
-      dialog.close()
-      dialog.remove()
-      opener?.focus?.()
-      resolve(isConfirmed)
-    }
-    document.body.append(dialog)
-    dialog.showModal()
-  })
-}
-
 export function toast(text, isBad = false) {
   const element = h(isBad ? 'div.toast.bad' : 'div.toast', {}, text)
   document.getElementById('toasts').append(element)
-  setTimeout(() => element.remove(), 4_000)
+  setTimeout(() => element.remove(), isBad ? 8_000 : 4_000)
 }
 
 /** At most one call per `ms`, the last one never lost. */

@@ -65,8 +65,9 @@ const zCharge = z.strictObject({
   order_no: zOrderNo
     .optional()
     .describe(
-      'Made when left out. A repeat with the same one gets the first answer. AP3000: at most 16 printable ASCII ' +
-        'characters, or 32 lower-case hex digits',
+      'Made when left out. A repeat with the same one gets the first answer. One number means one order of the whole ' +
+        'gateway, over all tenants: one that is taken is CONFLICT, and no more is said of it. AP3000: at most 16 ' +
+        'printable ASCII characters, or 32 lower-case hex digits',
     ),
   max_power_w: quantity(100_000),
   max_duration_s: quantity(1_000_000),

@@ -3,29 +3,32 @@
  * key, what it shows comes from the API with the key of whoever looks.
  */
 import { createHash } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { extname } from 'node:path'
 import * as z from 'zod'
 import { HttpError } from '../../../errors/errors.ts'
 import { defineRoute, type RawBody, type Route } from '../route.ts'
 
 const require = createRequire(import.meta.url)
-const own = (name: string) => new URL(`../console/${name}`, import.meta.url)
 
 const HTML = 'text/html; charset=utf-8'
 const SCRIPT = 'text/javascript; charset=utf-8'
 const STYLE = 'text/css; charset=utf-8'
 
-const FILES: Readonly<Record<string, readonly [type: string, place: URL | string]>> = {
-  'console.js': [SCRIPT, own('console.js')],
-  'api.js': [SCRIPT, own('api.js')],
-  'dom.js': [SCRIPT, own('dom.js')],
-  'i18n.js': [SCRIPT, own('i18n.js')],
-  'live.js': [SCRIPT, own('live.js')],
-  'pages.js': [SCRIPT, own('pages.js')],
-  'console.css': [STYLE, own('console.css')],
-  'uplot.js': [SCRIPT, require.resolve('uplot/dist/uPlot.esm.js')],
-  'uplot.css': [STYLE, require.resolve('uplot/dist/uPlot.min.css')],
+/** Every script and style of the folder is served: a new page needs no line here. */
+const FOLDER = new URL('../console/', import.meta.url)
+const TYPES: Readonly<Record<string, string>> = { '.js': SCRIPT, '.css': STYLE }
+
+function files(): Map<string, StaticFile> {
+  const found = new Map<string, StaticFile>()
+  for (const name of readdirSync(FOLDER)) {
+    const type = TYPES[extname(name)]
+    if (type !== undefined) found.set(name, read(type, new URL(name, FOLDER)))
+  }
+  return found
+    .set('uplot.js', read(SCRIPT, require.resolve('uplot/dist/uPlot.esm.js')))
+    .set('uplot.css', read(STYLE, require.resolve('uplot/dist/uPlot.min.css')))
 }
 
 /** No script and no style but our own files, no frame around us, nowhere to send a form. */
@@ -52,8 +55,8 @@ function read(contentType: string, place: URL | string): StaticFile {
 }
 
 export function consoleRoutes(): readonly Route[] {
-  const page = read(HTML, own('index.html'))
-  const files = new Map(Object.entries(FILES).map(([name, [type, place]]) => [name, read(type, place)]))
+  const page = read(HTML, new URL('index.html', FOLDER))
+  const served = files()
 
   const answer = (file: StaticFile, ifNoneMatch: string | undefined, setStatus: (status: number) => void): RawBody => {
     const isKnown = ifNoneMatch?.split(/\s*,\s*/).includes(file.etag) === true
@@ -89,7 +92,7 @@ export function consoleRoutes(): readonly Route[] {
       contentType: SCRIPT,
       errors: ['NOT_FOUND'],
       handle: ({ params, ifNoneMatch, setStatus }) => {
-        const file = files.get(params.file)
+        const file = served.get(params.file)
         if (file === undefined) throw new HttpError('NOT_FOUND', `no file ${params.file}`)
         return answer(file, ifNoneMatch, setStatus)
       },

@@ -373,7 +373,8 @@ async function completed(parts: DeviceParts, rows: readonly DeviceRow[]): Promis
         p.energy_wh, p.temperature_c, p.at, o.order_no
       from ports p
       left join orders o on o.device_id = p.device_id and o.socket = p.socket and o.port = p.port
-        and o.order_key = p.wire_hex and o.state in ('starting', 'charging', 'stopping')
+        -- where numbers repeat (BKV) the minute of the start stands behind them
+        and split_part(o.order_key, '@', 1) = p.wire_hex and o.state in ('starting', 'charging', 'stopping')
       where p.device_id = any(${ids}) order by p.device_id, p.socket, p.port`,
     onlineIds.length === 0
       ? []
