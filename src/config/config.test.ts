@@ -104,10 +104,34 @@ describe('what stops the start', () => {
     assert.match(problemsOf(yaml('tcpPort: 1\ntcpPort: 2\n')).message, /YAML/)
   })
 
+  test('Kafka: keys that do not fit together, a list that is none, a file that is not there', () => {
+    const rulesOf = (environment: Record<string, string>) =>
+      problemsOf(environment).problems.map(({ key, rule }) => `${key}: ${rule}`)
+    assert.deepEqual(rulesOf({ KAFKA_SASL_MECHANISM: 'PLAIN', KAFKA_SASL_USERNAME: 'u' }), [
+      'KAFKA_SASL_PASSWORD: set with KAFKA_SASL_MECHANISM, and only then',
+    ])
+    assert.equal(rulesOf({ KAFKA_SASL_USERNAME: 'u', KAFKA_SASL_PASSWORD: 'p' }).length, 2)
+    assert.deepEqual(rulesOf({ KAFKA_SSL_CA_PATH: import.meta.filename }), [
+      'KAFKA_SSL_CA_PATH: set with KAFKA_SSL=true only',
+    ])
+    assert.deepEqual(rulesOf({ KAFKA_SSL: 'true', KAFKA_SSL_CERT_PATH: import.meta.filename }), [
+      'KAFKA_SSL_KEY_PATH: set with KAFKA_SSL_CERT_PATH',
+    ])
+    assert.match(problemsOf({ KAFKA_SSL_CA_PATH: join(folder, 'none.pem') }).message, /a file that can be read/)
+    for (const brokers of ['kafka:0', 'kafka:70000', 'a,,b', 'kafka://a:9092'])
+      assert.match(problemsOf({ KAFKA_BROKERS: brokers }).message, /comma list of host:port/)
+    assert.deepEqual(loadConfig({ KAFKA_BROKERS: 'a:9093,b' }).kafkaBrokers, [
+      { host: 'a', port: 9093 },
+      { host: 'b', port: 9092 },
+    ])
+    assert.deepEqual(loadConfig({}).kafkaBrokers, [])
+  })
+
   test('secrets are in no message', () => {
     const { message, problems } = problemsOf({
       DATABASE_URL: 'mysql://user:hunter2@host/db',
       API_KEYS: 'ops:hunter2:king,a:hunter2:viewer:t:rsa',
+      KAFKA_SASL_PASSWORD: 'hunter2\0',
     })
     assert.doesNotMatch(message + JSON.stringify(problems), /hunter2/)
     assert.match(message, /entry 1 \(ops\): role is one of viewer, operator, admin/)
@@ -118,7 +142,10 @@ describe('what stops the start', () => {
 })
 
 test('the printable configuration has every key and no secret', () => {
-  const printed = printableConfig(loadConfig({ DATABASE_URL: 'postgres://u:hunter2@h/d', API_KEYS: 'a:hunter2:admin' }))
+  const kafkaLogin = { KAFKA_SASL_MECHANISM: 'PLAIN', KAFKA_SASL_USERNAME: 'u', KAFKA_SASL_PASSWORD: 'hunter2' }
+  const printed = printableConfig(
+    loadConfig({ DATABASE_URL: 'postgres://u:hunter2@h/d', API_KEYS: 'a:hunter2:admin', ...kafkaLogin }),
+  )
   assert.deepEqual(Object.keys(printed).sort(), CONFIG_KEYS.map(({ key }) => key).sort())
   assert.doesNotMatch(JSON.stringify(printed), /hunter2/)
   assert.equal(printed.tcpPort, 7000)

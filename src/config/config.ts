@@ -2,7 +2,7 @@
  * The one schema of the configuration. Defaults < YAML file (`CONFIG_PATH`) < environment; main reads it once and
  * passes plain values on. Whatever is wrong stops the start, all problems at once, secrets masked.
  */
-import { readFileSync } from 'node:fs'
+import { accessSync, constants, readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { parseDocument } from 'yaml'
 import * as z from 'zod'
@@ -50,6 +50,30 @@ const choice = <const T extends readonly [string, ...string[]]>(
   unit: 'text',
   rule: values.length === 1 ? `only ${values[0]}` : `one of ${values.join(', ')}`,
   meaning,
+})
+const path = (meaning: string) => ({
+  schema: z
+    .string()
+    .regex(/^[^\0]{1,1024}$/)
+    .refine(isReadable)
+    .nullable(),
+  initial: () => null,
+  initialText: 'unset',
+  unit: 'path',
+  rule: 'a file that can be read',
+  meaning,
+})
+const credential = (meaning: string) => ({
+  schema: z
+    .string()
+    .regex(/^[^\0]{1,1024}$/)
+    .nullable(),
+  initial: () => null,
+  initialText: 'unset',
+  unit: 'text',
+  rule: '1 to 1024 characters',
+  meaning,
+  isSecret: true as const,
 })
 const isPowerOfTwo = (value: number) => (value & (value - 1)) === 0
 
@@ -143,6 +167,10 @@ const KEYS = {
   retentionDaysCmdLog: days(30, 'rows of cmd_log'),
   retentionDaysPortSamples: days(90, 'rows of port_samples'),
   retentionDaysDead: days(30, 'dead commands and deliveries, and what was put aside'),
+  retentionDaysCommands: days(90, 'commands with any other fate'),
+  retentionDaysJobs: days(365, 'ended jobs'),
+  retentionDaysAudit: days(365, 'lines of the audit log'),
+  retentionDaysStrangers: days(90, 'devices that nobody named, commanded or charged at, and that were last heard'),
   retentionDaysEvents: days(90, 'events'),
   retentionDaysSessions: days(90, 'ended sessions'),
   reconcileAfterMs: ms(
@@ -228,6 +256,65 @@ const KEYS = {
     rule: 'comma list of host names and addresses, without brackets or ports',
     meaning: 'hosts webhooks may go to wherever they lead',
   },
+  allowlist: choice(
+    ['on', 'off'],
+    'off',
+    'on: only devices in the allowlist, by id or by the network they come from, get a session',
+  ),
+  kafkaBrokers: {
+    schema: z
+      .string()
+      .regex(/^(?:[0-9A-Za-z.-]{1,253}(?::\d{1,5})?(?:,[0-9A-Za-z.-]{1,253}(?::\d{1,5})?){0,63})?$/)
+      .transform((list): readonly { readonly host: string; readonly port: number }[] =>
+        list
+          .split(',')
+          .filter((broker) => broker !== '')
+          .map((broker) => {
+            const [host = '', port = '9092'] = broker.split(':')
+            return { host, port: Number(port) }
+          }),
+      )
+      .refine((brokers) => brokers.every(({ port }) => port >= 1 && port <= 65_535)),
+    initial: () => '',
+    initialText: 'unset: no Kafka',
+    unit: 'list',
+    rule: 'comma list of host:port, port 9092 where none is given',
+    meaning: 'brokers asked first; with it events also go to Kafka (workers/kafka/README.md)',
+  },
+  kafkaTopic: text(
+    'pilegate.events',
+    /^(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}$/,
+    '1 to 249 letters, digits, ".", "_" or "-"',
+    'topic of the events; another topic has a position of its own',
+  ),
+  kafkaClientId: text(
+    'pilegate',
+    /^[A-Za-z0-9._-]{1,64}$/,
+    '1 to 64 letters, digits, ".", "_" or "-"',
+    'how the gateway calls itself towards brokers',
+  ),
+  kafkaFrom: choice(
+    ['oldest', 'new'],
+    'oldest',
+    'where a topic begins to which nothing was produced yet: at the oldest event kept, or at what happens from now on',
+  ),
+  kafkaSsl: {
+    schema: z.union([z.boolean(), z.enum(['true', 'false']).transform((text) => text === 'true')]),
+    initial: () => false,
+    unit: 'true or false',
+    rule: 'true or false',
+    meaning: 'brokers are spoken to by TLS, and their certificates checked',
+  },
+  kafkaSslCaPath: path('PEM file of the authorities that brokers are checked by, instead of the known ones'),
+  kafkaSslCertPath: path('PEM file of our certificate, for brokers that ask for one; needs KAFKA_SSL_KEY_PATH'),
+  kafkaSslKeyPath: path('PEM file of its key, without a password'),
+  kafkaSaslMechanism: choice(
+    ['none', 'PLAIN', 'SCRAM-SHA-256', 'SCRAM-SHA-512'],
+    'none',
+    'how the gateway logs in at the brokers; PLAIN without KAFKA_SSL sends the password in the clear',
+  ),
+  kafkaSaslUsername: credential('user name; needs KAFKA_SASL_MECHANISM'),
+  kafkaSaslPassword: credential('its password'),
   socketDriver: choice(['auto', 'epoll', 'net'], 'auto', 'how sockets are moved; auto: epoll where it loads, else net'),
 } as const satisfies Record<string, Key<z.ZodType>>
 
@@ -324,8 +411,34 @@ export function loadConfig(environment: Readonly<Record<string, string | undefin
 
   const parsed = ConfigSchema.safeParse(merged)
   if (!parsed.success) for (const issue of parsed.error.issues) problems.push(...problemsOf(issue, merged, names))
+  else problems.push(...kafkaProblems(parsed.data, names))
   if (problems.length > 0) throw new ConfigError(problems)
   return parsed.data!
+}
+
+/** Keys that make sense only together. */
+function kafkaProblems(config: Config, names: ReadonlyMap<string, string>): ConfigProblem[] {
+  const problems: ConfigProblem[] = []
+  const must = (isGood: boolean, key: ConfigKey, rule: string) => {
+    if (!isGood) problems.push({ key: names.get(key) ?? environmentName(key), value: MASK, rule })
+  }
+  const hasMechanism = config.kafkaSaslMechanism !== 'none'
+  for (const key of ['kafkaSaslUsername', 'kafkaSaslPassword'] as const)
+    must((config[key] !== null) === hasMechanism, key, 'set with KAFKA_SASL_MECHANISM, and only then')
+  const hasCertificate = config.kafkaSslCertPath !== null
+  must((config.kafkaSslKeyPath !== null) === hasCertificate, 'kafkaSslKeyPath', 'set with KAFKA_SSL_CERT_PATH')
+  for (const key of ['kafkaSslCaPath', 'kafkaSslCertPath'] as const)
+    must(config[key] === null || config.kafkaSsl, key, 'set with KAFKA_SSL=true only')
+  return problems
+}
+
+function isReadable(file: string): boolean {
+  try {
+    accessSync(file, constants.R_OK)
+    return true
+  } catch {
+    return false
+  }
 }
 
 function readYaml(path: string, problems: ConfigProblem[]): Record<string, unknown> {

@@ -45,6 +45,7 @@ export class EvidenceKeeper {
           batch.map((item) => ({
             at: new Date(item.atMs),
             remote_address: item.remoteAddress,
+            device_id: item.deviceId ?? null,
             reason: item.reason,
             bytes: Buffer.from(item.bytes),
           })),

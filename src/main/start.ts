@@ -17,6 +17,7 @@ import { allocateDirectory, Directory } from '../shared/directory.ts'
 import { allocateGate, Gate } from '../shared/gate.ts'
 import { allocateOutbox, OutboxConsumer, OutboxProducer } from '../shared/outbox.ts'
 import { createAdmin } from './admin/admin.ts'
+import { allowlistRoutes } from './admin/routes/allowlist.ts'
 import { auditRoutes } from './admin/routes/audit.ts'
 import { commandRoutes } from './admin/routes/commands.ts'
 import type { LivePresence } from './admin/routes/devices.ts'
@@ -24,6 +25,7 @@ import { eventRoutes } from './admin/routes/events.ts'
 import { evidenceRoutes } from './admin/routes/evidence.ts'
 import { jobRoutes } from './admin/routes/jobs.ts'
 import { webhookRoutes } from './admin/routes/webhooks.ts'
+import { AllowlistKeeper } from './allowlist.ts'
 import { askOrder } from './ask-order.ts'
 import { answerCard } from './cards.ts'
 import { CommandDesk } from './command-desk.ts'
@@ -38,6 +40,7 @@ import { migrate } from './database/migrate.ts'
 import { EvidenceKeeper } from './evidence.ts'
 import { Jobs } from './jobs/jobs.ts'
 import { JobRunner } from './jobs/runner.ts'
+import { KafkaThread, kafkaProducerOptions } from './kafka-thread.ts'
 import { Limits } from './limits.ts'
 import { closeLog, createLog, releaseLog } from './log.ts'
 import { Maintenance } from './maintenance.ts'
@@ -46,6 +49,7 @@ import { createFigures } from './push/figures.ts'
 import { PushHub } from './push/hub.ts'
 import { EventStream } from './push/stream.ts'
 import { Reconciler } from './reconciler.ts'
+import { SqlReconcilerStore } from './reconciler-store.ts'
 import { LaneRelay } from './relay.ts'
 import { RelayThread } from './relay-thread.ts'
 import { createScrape } from './scrape.ts'
@@ -72,9 +76,9 @@ const HISTORY_GATHER_MS = 100
 const LIMITS_EVERY_MS = 5_000
 /** A database that takes longer for nothing stands still. */
 const PROBE_MS_MAX = 2_000
-/** Webhooks of other processes and of the spool: main wakes the relay for its own. */
-const WEBHOOK_POLL_MS = 500
-const WEBHOOK_DRAIN_MS = 2_000
+/** Events of other processes and of the spool, for webhooks and Kafka: main wakes them for its own. */
+const STREAM_POLL_MS = 500
+const STREAM_DRAIN_MS = 2_000
 /** From the signal to the last moment the database may take to stop. */
 const STOP_MS_MAX = 12_000
 
@@ -135,12 +139,15 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   const { applied } = await migrate(sql)
   const generation = await takeGeneration(sql, { host: hostname(), pid: process.pid, release: VERSION })
   log.info({ event: 'database.ready', isEmbedded: embedded !== undefined, applied, generation, msg: 'database ready' })
-  const maintenance = new Maintenance(sql, config, log)
+  const maintenance = new Maintenance(sql, config, log, generation, (table, rows) =>
+    counters.add(counters.counter('retention_rows_total', { table }), rows),
+  )
   await maintenance.prepare()
 
   // 3. shared memory
   const sessions = Array.from({ length: config.shards }, (_, shard) => `session-${shard}`)
-  const threads = ['main', 'acceptor', ...sessions, 'relay']
+  const hasKafka = config.kafkaBrokers.length > 0
+  const threads = ['main', 'acceptor', ...sessions, 'relay', ...(hasKafka ? ['kafka'] : [])]
   const countersMemory = allocateCounters(threads, metricsVocabulary(PROTOCOLS))
   const counters = openCounters(countersMemory, 0)
   const directoryMemory = allocateDirectory(config.devicesMax, generation)
@@ -166,6 +173,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   const eventsCommitted = (): void => {
     stream.wake()
     webhooks.wake()
+    kafka?.wake()
   }
   const writers = new Writers({
     threads: config.writers,
@@ -241,17 +249,18 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     onCut: (keyId) => log.warn({ event: 'subscriber.cut', keyId, msg: 'a WebSocket subscriber could not keep up' }),
   })
   const guard = { allowPrivate: config.webhookAllowPrivate, allowedHosts: config.webhookAllowedHosts }
+  // what this gateway held when it was killed is found again by whoever has its data
+  const holderName = `${hostname()}:${dataDir}`
   const webhooks = new RelayThread(
     {
-      // what this gateway held when it was killed is found again by whoever has its data
-      name: `${hostname()}:${dataDir}`,
+      name: holderName,
       databaseUrl,
       timeoutMs: config.webhookTimeoutMs,
       concurrency: config.webhookConcurrency,
       scheduleMs: config.webhookRetryScheduleS.map((seconds) => seconds * 1_000),
       disableAfterMs: config.webhookDisableAfterMs,
       retentionDays: config.retentionDaysDead,
-      pollMs: WEBHOOK_POLL_MS,
+      pollMs: STREAM_POLL_MS,
       guard,
       counters: countersMemory,
       countersThread: threads.indexOf('relay'),
@@ -259,6 +268,19 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     },
     log,
   )
+  const kafka = hasKafka
+    ? new KafkaThread(
+        {
+          sink: { name: holderName, topic: config.kafkaTopic, from: config.kafkaFrom, pollMs: STREAM_POLL_MS },
+          producer: kafkaProducerOptions(config),
+          databaseUrl,
+          counters: countersMemory,
+          countersThread: threads.indexOf('kafka'),
+          log: logOptions,
+        },
+        log,
+      )
+    : undefined
   spool.drainAll()
   const mailboxMemories = Array.from({ length: config.shards }, () => allocateOutbox(MAILBOX_BYTES))
   const mailboxes = mailboxMemories.map((memory) => new OutboxProducer(memory))
@@ -292,6 +314,10 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       count: profilesLeft,
       msg: 'model profiles of no protocol, or more than DEVICES_MAX',
     })
+  const allowlist = new AllowlistKeeper(sql, (entries) => {
+    for (let shard = 0; shard < config.shards; shard++) supervisor.tellShard(shard, { kind: 'allowlist', entries })
+  })
+  if (config.allowlist === 'on') await allowlist.load()
   const evidence = new EvidenceKeeper(sql, (count) =>
     log.warn({ event: 'evidence.dropped', count, msg: 'evidence of refused connections dropped' }),
   )
@@ -313,11 +339,14 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
           })
         return
       }
+      case 'evidence':
+        evidence.keep(message.items)
+        return
       case 'supersede':
         supervisor.tellShard(message.shard, { kind: 'superseded', deviceKey: message.deviceKey, epoch: message.epoch })
         return
       case 'online':
-        desk.deviceOnline(message.deviceKey)
+        for (const key of message.deviceKeys) desk.deviceOnline(key)
         return
       case 'returned':
         desk.returned(message.command)
@@ -359,6 +388,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       countersThread: 2 + shard,
       outboundBytesMax: config.outboundBytesMax,
       profiles: profiles.entries,
+      allowlist: config.allowlist === 'on' ? allowlist.entries : undefined,
       record: config.record,
       recordDirectory: join(dataDir, 'frames'),
       recordBytesMax: Math.floor(config.recordBytesMax / config.shards),
@@ -390,7 +420,9 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       // it may have died between taking main's sleep flag and telling us: nobody else would wake the lanes again
       lanes[shard]!.relays.ledger.pump()
       lanes[shard]!.relays.history.pump()
-      void maintenance.closeSessionsOf(shard, directory.nextEpoch())
+      const { written: historyWritten } = lanes[shard]!.history
+      const isWritten = () => ledger.released >= written && lanes[shard]!.history.released >= historyWritten
+      void maintenance.closeSessionsOf(shard, directory.nextEpoch(), isWritten)
     },
   })
   await supervisor.startShards()
@@ -438,6 +470,8 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     if (claim === undefined) return undefined
     return { online: claim.isOnline, epoch: claim.epoch, shard: claim.shard, lastSeenMs: claim.lastSeenS * 1_000 }
   }
+  const jobDevicesEnded = (outcome: string, devices: number): void =>
+    counters.add(counters.counter('job_devices_total', { outcome }), devices)
   const jobRunner: JobRunner = new JobRunner({
     sql,
     log,
@@ -445,6 +479,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     isOnline: (deviceId) => presenceOf(deviceId)?.online === true,
     now: Date.now,
     onEvents: () => eventsCommitted(),
+    onEnded: jobDevicesEnded,
   })
   const admin = createAdmin({
     config,
@@ -464,7 +499,14 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       ...eventRoutes({ sql }),
       ...webhookRoutes({ sql, guard, wake: () => webhooks.wake() }),
       ...commandRoutes({ sql, commands }),
-      ...jobRoutes({ sql, jobs: new Jobs({ sql, desk, runner: jobRunner }) }),
+      ...jobRoutes({ sql, jobs: new Jobs({ sql, desk, runner: jobRunner, onEnded: jobDevicesEnded }) }),
+      ...allowlistRoutes({
+        sql,
+        isDeviceId: (text) => parseAnyDeviceId(text) !== undefined,
+        changed: async () => {
+          if (config.allowlist === 'on') await allowlist.changed()
+        },
+      }),
       ...auditRoutes({ sql }),
       ...evidenceRoutes({ sql, framesDirectory: join(dataDir, 'frames'), now: Date.now }),
     ],
@@ -477,7 +519,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   maintenance.start()
   desk.start()
   const reconciler = new Reconciler({
-    sql,
+    store: new SqlReconcilerStore(sql),
     log,
     reconcileAfterMs: config.reconcileAfterMs,
     now: Date.now,
@@ -493,6 +535,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   limits.start()
   jobRunner.start()
   webhooks.start()
+  kafka?.start()
   if (waiting > 0) log.info({ event: 'commands.loaded', waiting, msg: 'commands of the last start are picked up' })
 
   const where = {
@@ -523,7 +566,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       // nobody new; then what was read is answered, as far as the database lets it be
       await supervisor.stopAcceptor()
       // deliveries under way end while the rest is flushed; new events go out after the next start
-      const webhooksStopped = webhooks.stop(WEBHOOK_DRAIN_MS)
+      const streamsStopped = Promise.all([webhooks.stop(STREAM_DRAIN_MS), kafka?.stop(STREAM_DRAIN_MS)])
       await supervisor.askAll('drain', 1_000)
       if (health.isHere) await Promise.all(lanes.map(({ relays }) => relays.ledger.idle(DRAIN_MS)))
       await supervisor.askAll('stop', 2_000)
@@ -556,7 +599,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       await admin.close()
       clearInterval(loopDelay)
       maintenance.stop()
-      await webhooksStopped
+      await streamsStopped
       await settledWithin(writers.close(), health.isHere ? 2_000 : 0)
       if (health.isHere) await settledWithin(endGeneration(sql, generation), 1_000)
       await Promise.all([probe.close(), sql.end({ timeout: 1 })])

@@ -33,6 +33,12 @@ export interface SupervisorOptions {
   readonly onShardLost: (shard: number) => void
 }
 
+/**
+ * What these threads make dies at once or stays: with the default of 48 MB each would hold tens of megabytes that one
+ * storm of connections had made it take.
+ */
+const YOUNG = { maxYoungGenerationSizeMb: 12 }
+
 const RESTART_MS_MIN = 100
 const RESTART_MS_MAX = 5_000
 /** A thread that lived this long starts over with the shortest delay. */
@@ -86,6 +92,7 @@ export class Supervisor {
         ...(this.#seats !== undefined && { epoll: this.#seats.ofAcceptor() }),
       } satisfies AcceptorOptions,
       name: 'acceptor',
+      resourceLimits: YOUNG,
     })
     this.#acceptor = worker
     await new Promise<void>((resolve, reject) => {
@@ -146,6 +153,7 @@ export class Supervisor {
         ...(this.#seats !== undefined && { epoll: this.#seats.ofShard(shard) }),
       } satisfies SessionThreadOptions,
       name: `session-${shard}`,
+      resourceLimits: YOUNG,
     })
     const startedMonoMs = performance.now()
     thread.worker = worker

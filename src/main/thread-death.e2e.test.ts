@@ -1,7 +1,7 @@
 /**
  * Claims: a session thread that dies takes only its own connections along; its shard is served again, rows it had
- * published are written, and the other shard notices nothing. A writer thread that dies loses nothing. The acceptor comes
- * back on its port.
+ * published are written, and the other shard notices nothing; its devices are told to be offline, once. A writer thread
+ * that dies loses nothing. The acceptor comes back on its port. The relay thread is replaced, and no webhook is lost.
  *
  * A thread cannot be killed from outside its process, so the gateway runs inside this one, as `start.ts` builds it, and
  * every `Worker` it makes is noted on the way (node:worker_threads is patched before the gateway is imported; nothing in
@@ -14,10 +14,13 @@ import { after, before, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type * as workerThreads from 'node:worker_threads'
 import { loadConfig } from '../config/config.ts'
+import { eventIdOf } from '../events/event-id.ts'
 import { shardOf } from '../shared/rendezvous.ts'
 import { openTestDatabase, type TestDatabase } from '../testing/database.ts'
 import { closeClients, DeviceClient, dny, iccidHex, le, settlementData } from '../testing/device-client.ts'
 import { dataDirectory, eventually } from '../testing/gateway-process.ts'
+import { openReceiver } from '../testing/webhook-receiver.ts'
+import { makeSecret } from '../webhooks/sign.ts'
 import type { Gateway } from './start.ts'
 
 const SHARDS = 2
@@ -64,6 +67,7 @@ before(async () => {
       LOG_LEVEL: 'silent',
       BATCH_ROWS_MAX: '20',
       STATE_FLUSH_MS: '50',
+      WEBHOOK_ALLOWED_HOSTS: '127.0.0.1',
     }),
   )
 })
@@ -160,10 +164,36 @@ test('a session thread dies: its shard is served again, the other one goes on, p
       ['shard_lost', null],
     )
     assert.ok(sessions[1]!['epoch'] > epochBefore)
+    const offline = await database.sql`
+      select epoch, data from events where event_type = 'device.offline'
+        and device_id = ${mine.toString(16).padStart(8, '0')}`
+    // told unless the new session's row was there before the old one was closed: then it never was offline to anybody
+    assert.ok(offline.length <= 1)
+    for (const event of offline) assert.deepEqual([event['epoch'], event['data'].reason], [epochBefore, 'shard_lost'])
     assert.equal(there.isClosed, false)
     again.destroy()
     there.destroy()
   }
+
+  // one that does not come back is told to be offline in any case
+  const leaves = 0x04400050
+  const id = leaves.toString(16).padStart(8, '0')
+  await answers(await dial(0, 90), leaves, 1)
+  const of = (type: string) => database.sql`select data from events where event_type = ${type} and device_id = ${id}`
+  await eventually(
+    'it is told to be online',
+    () => of('device.online'),
+    ({ count }) => count === 1,
+  )
+  await terminate('session-0')
+  const offline = await eventually(
+    'it is told to be offline',
+    () => of('device.offline'),
+    ({ count }) => count === 1,
+    15_000,
+  )
+  assert.equal(offline[0]!['data'].reason, 'shard_lost')
+  await eventually('ready again', readyz, (status) => status === 200, 10_000)
 })
 
 test('writer threads die under a stream of settlements: every one is acked and stored', async () => {
@@ -189,6 +219,83 @@ test('writer threads die under a stream of settlements: every one is acked and s
   assert.ok(threads.filter(({ name }) => name === 'writer').length > before, 'dead writers are replaced')
   const [row] = await database.sql`select count(*)::int as count from settlements where device_id = '04400200'`
   assert.equal(row!['count'], orders.length)
+})
+
+test('the relay dies in the middle of deliveries, twice: another takes over, each event has its effect once and in order', async () => {
+  const secret = makeSecret()
+  let isSlow = true
+  const receiver = await openReceiver({
+    secrets: () => [secret],
+    behave: (_, response) => {
+      if (!isSlow) return 200
+      setTimeout(() => response.writeHead(200).end(), 15)
+      return undefined
+    },
+  })
+  try {
+    const { sql } = database
+    await sql`
+      insert into webhook_endpoints (endpoint_id, url, secret, device_ids, from_cursor)
+      values ('wh_relay', ${receiver.url}, ${secret}, '{0440040a,0440040b,0440040c}', (select coalesce(max(cursor), 0) from events))`
+    const COUNT = 300
+    const rows = Array.from({ length: COUNT }, (_, n) => ({
+      event_id: eventIdOf('relay dies', n),
+      event_type: 'device.alarm',
+      tenant_id: 'default',
+      device_id: `0440040${'abc'[n % 3]}`,
+      epoch: 1,
+      at: new Date(),
+      data: sql.json({ n }),
+    }))
+    await sql`insert into events ${sql(rows as never)}`
+    for (const share of [0.1, 0.3]) {
+      const known = new Set(receiver.received.map(({ event }) => event.event_id)).size
+      await eventually(
+        `${share} of them`,
+        () => new Set(receiver.received.map(({ event }) => event.event_id)).size,
+        (count) => count >= COUNT * share && count > known,
+        20_000,
+      )
+      const [victim] = alive('relay')
+      await terminate('relay')
+      await eventually(
+        'another relay',
+        () => alive('relay'),
+        ([relay]) => relay !== undefined && relay !== victim,
+        10_000,
+      )
+    }
+    isSlow = false
+    await eventually(
+      'every delivery ends',
+      async () =>
+        (await sql`select status from webhook_deliveries where endpoint_id = 'wh_relay'`).map((row) => row['status']),
+      (statuses) => statuses.length === COUNT && statuses.every((status) => status === 'delivered'),
+      30_000,
+    )
+    // what a receiver that keeps event ids has done: each once, each device in order
+    const numbers = new Map<string, number[]>()
+    for (const { event } of receiver.received) {
+      const list = numbers.get(event.device_phy_id) ?? []
+      numbers.set(event.device_phy_id, list)
+      const n = Number(event.data['n'])
+      if (!list.includes(n)) list.push(n)
+    }
+    assert.equal([...numbers.values()].flat().length, COUNT)
+    for (const [device, list] of numbers)
+      assert.deepEqual(
+        list,
+        [...list].sort((a, b) => a - b),
+        device,
+      )
+    // at most what was under way at the two deaths came again: one per lane
+    assert.ok(receiver.received.length <= COUNT + 2 * 3, `${receiver.received.length} requests`)
+    const [endpoint] = await sql`select status, failing_since from webhook_endpoints where endpoint_id = 'wh_relay'`
+    assert.deepEqual([endpoint!['status'], endpoint!['failing_since']], ['active', null])
+  } finally {
+    await database.sql`delete from webhook_endpoints where endpoint_id = 'wh_relay'`
+    await receiver.close()
+  }
 })
 
 test('the acceptor dies: open connections stay, and new ones come through the same port', async () => {

@@ -1,5 +1,6 @@
 /** Where the label values of the metrics come from: each list has its one home, this file only gathers them. */
 import { NOISE_REASONS, type Protocol } from '../codec/protocol.ts'
+import { OUTCOMES } from '../jobs/waves.ts'
 import type { Vocabulary } from '../metrics/catalogue.ts'
 import { ROW_TABLES } from '../rows/index.ts'
 import { LANES } from '../rows/row.ts'
@@ -17,6 +18,7 @@ export function metricsVocabulary(protocols: readonly Protocol[]): Vocabulary {
     closeReasons: CLOSE_REASONS,
     fencedActions: FENCED_ACTIONS,
     commandOutcomes: COMMAND_OUTCOMES,
+    jobOutcomes: OUTCOMES,
     lanes: LANES,
     tables: ROW_TABLES,
   }

@@ -55,6 +55,8 @@ export class Writers {
         // a writer waits for its database connection, so its event loop must turn: no Atomics.wait
         atomics: 'disabled',
         workerData: data,
+        // a batch is at most a megabyte; what a storm makes V8 take for it would stay
+        resourceLimits: { maxYoungGenerationSizeMb: 12 },
       })
     this.#pool = this.#makePool()
     this.#watch = setInterval(() => this.#lookAfterPool(), POOL_LOOK_MS)

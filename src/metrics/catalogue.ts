@@ -18,6 +18,7 @@ export interface Vocabulary {
   readonly closeReasons: readonly string[]
   readonly fencedActions: readonly string[]
   readonly commandOutcomes: readonly string[]
+  readonly jobOutcomes: readonly string[]
   readonly lanes: readonly string[]
   readonly tables: readonly string[]
 }
@@ -44,11 +45,26 @@ export const ORDER_OUTCOMES = [
 export const IDENTIFY_FAILURES = ['identify_timeout', 'unknown_protocol'] as const
 /** What became of an attempt to deliver a webhook: failed is tried again; stopped: 410, and its endpoint with it. */
 export const WEBHOOK_RESULTS = ['delivered', 'failed', 'dead', 'stopped'] as const
+/** What became of an event on its way to Kafka; refused: too large for the brokers, left out. */
+export const KAFKA_RESULTS = ['produced', 'refused'] as const
+/** Why brokers did not take a batch; all but `record` are tried again. */
+export const KAFKA_FAILURES = ['unreachable', 'access', 'topic', 'record', 'other'] as const
+/** Tables that lose old rows (src/main/retention.ts), day partitions excepted. */
+export const RETENTION_TABLES = [
+  'outbound_queue',
+  'jobs',
+  'audit_logs',
+  'sessions',
+  'quarantine',
+  'devices',
+  'events',
+] as const
 export const CARD_RESULTS = ['answered', 'unavailable', 'refused'] as const
 export type CardResult = (typeof CARD_RESULTS)[number]
 
 const REPLY_BOUNDS_S = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5]
 const COMMIT_BOUNDS_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5]
+const DELAY_BOUNDS_S = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 15, 60, 300, 3_600, 86_400]
 const REQUEST_BOUNDS_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5, 10]
 
 const each = (values: readonly string[]) => values.map((value) => [value])
@@ -235,6 +251,20 @@ export const METRICS = {
   },
   rows_pending: { from: 'main', type: 'gauge', help: 'Rows in the outbox, not yet stored', labels: ['shard'] },
   spool_bytes: { from: 'main', type: 'gauge', help: 'History kept on disk while the database is away', labels: [] },
+  retention_rows_total: {
+    from: 'threads',
+    type: 'counter',
+    help: 'Rows dropped because they were older than RETENTION_DAYS_… says',
+    labels: ['table'],
+    combinations: () => each(RETENTION_TABLES),
+  },
+  job_devices_total: {
+    from: 'threads',
+    type: 'counter',
+    help: 'Devices that a job is through with, by what became of them',
+    labels: ['outcome'],
+    combinations: ({ jobOutcomes }) => each(jobOutcomes),
+  },
   orders_total: {
     from: 'threads',
     type: 'counter',
@@ -278,10 +308,53 @@ export const METRICS = {
     combinations: () => [[]],
     boundsS: REQUEST_BOUNDS_S,
   },
+  webhook_delay_seconds: {
+    from: 'threads',
+    type: 'histogram',
+    help: 'From the commit of an event to the 2xx of a webhook receiver, failed attempts and waiting included; no redeliveries',
+    labels: [],
+    combinations: () => [[]],
+    boundsS: DELAY_BOUNDS_S,
+  },
   webhook_pending: {
     from: 'threads',
     type: 'gauge',
     help: 'Webhook deliveries that have not ended, counted every 2 s',
+    labels: [],
+    combinations: () => [[]],
+  },
+  kafka_events_total: {
+    from: 'threads',
+    type: 'counter',
+    help: 'Events acknowledged by Kafka, repetitions included; refused: too large for the brokers, left out',
+    labels: ['result'],
+    combinations: () => each(KAFKA_RESULTS),
+  },
+  kafka_failures_total: {
+    from: 'threads',
+    type: 'counter',
+    help: 'Attempts that Kafka did not take, by reason; record: a batch was too large and was divided',
+    labels: ['reason'],
+    combinations: () => each(KAFKA_FAILURES),
+  },
+  kafka_gaps_total: {
+    from: 'threads',
+    type: 'counter',
+    help: 'How often retention had dropped events before Kafka had them',
+    labels: [],
+    combinations: () => [[]],
+  },
+  kafka_lag_events: {
+    from: 'threads',
+    type: 'gauge',
+    help: 'Events that Kafka does not have yet, counted every 2 s up to 100,000',
+    labels: [],
+    combinations: () => [[]],
+  },
+  kafka_lag_seconds: {
+    from: 'threads',
+    type: 'gauge',
+    help: 'Age of the oldest event that Kafka does not have yet, since its commit; 0: none',
     labels: [],
     combinations: () => [[]],
   },

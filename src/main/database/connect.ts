@@ -16,6 +16,8 @@ export interface ConnectOptions {
   readonly statementTimeoutMs?: number
   /** A connection attempt that takes longer is given up; default 10,000. */
   readonly connectTimeoutMs?: number
+  /** Settings of the server for each of these connections, such as `synchronous_commit`. */
+  readonly settings?: Readonly<Record<string, string>>
 }
 
 interface SocketOptions {
@@ -47,6 +49,7 @@ export function connect(url: string, options: ConnectOptions): Sql {
       application_name: options.applicationName ?? 'pilegate',
       statement_timeout: options.statementTimeoutMs ?? 30_000,
       TimeZone: 'UTC',
+      ...options.settings,
     },
     socket: (socketOptions: SocketOptions) => openSocket(socketOptions, writes),
     // The driver calls this before it buffers a query; see PendingWrites.

@@ -29,6 +29,7 @@ import {
 import net from 'node:net'
 import { dirname, join, relative, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { giveWay } from '../../../workers/priority.ts'
 import { connect, databaseErrorCode } from './connect.ts'
 
 export type EmbeddedPostgresErrorCode =
@@ -352,8 +353,19 @@ function passageOf(): PassBy | null {
   return PASS_BY.find(({ bit }) => (BigInt(`0x${held}`) >> BigInt(bit)) & 1n)?.name ?? null
 }
 
-/** Starts a program as the server's user. */
+/** Starts a program as the server's user, behind what answers devices. */
 function spawnAs(account: Account | null, file: string, args: readonly string[], options: SpawnOptions): ChildProcess {
+  const child = spawnAsUser(account, file, args, options)
+  if (child.pid !== undefined) giveWay(child.pid)
+  return child
+}
+
+function spawnAsUser(
+  account: Account | null,
+  file: string,
+  args: readonly string[],
+  options: SpawnOptions,
+): ChildProcess {
   if (account === null) return spawn(file, args, options)
   const { uid, gid, passBy } = account
   if (passBy === null) return spawn(file, args, { ...options, uid, gid })
