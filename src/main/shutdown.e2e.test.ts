@@ -1,5 +1,5 @@
 /**
- * Claims: SIGTERM ends the gateway within 15 s, with code 0 when everything was flushed and another when not; a settlement
+ * Claims: a gateway that starts says where it is, one that cannot says why. SIGTERM ends the gateway within 15 s, with code 0 when everything was flushed and another when not; a settlement
  * in flight is then either acked and stored, or not acked; the database goes last. So it is through `npm start`, and
  * also while the database stands still.
  *
@@ -168,4 +168,12 @@ test('a database that cannot be reached: no start, the key is named, its secret 
   assert.equal(code, 1, words)
   assert.match(words, /DATABASE_URL: 127\.0\.0\.1:1\/gate cannot be used: .*ECONNREFUSED/)
   assert.doesNotMatch(words, /hush-hush/)
+})
+
+test('the first line says where everything is, even where nothing else is logged', async () => {
+  const gateway = await start({ env: { LOG_LEVEL: 'silent' } })
+  assert.equal(gateway.started['event'], 'gateway.started')
+  assert.ok(gateway.tcpPort > 0 && gateway.httpPort > 0)
+  assert.equal(await gateway.stop(), 0, gateway.stderr)
+  assert.equal(gateway.lines.length, 1, gateway.lines.join('\n'))
 })

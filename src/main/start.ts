@@ -545,9 +545,9 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     metrics: `http://${config.httpHost}:${admin.port}/metrics`,
     api_key: firstKey?.path ?? 'API_KEYS',
   }
-  // the first line of output (contract 1): where everything is; then what was said while starting
+  // the first line of output (contract 1), whatever LOG_LEVEL: where everything is; then what was said while starting
   releaseLog(() =>
-    log.info({
+    log.child({}, { level: 'info' }).info({
       event: 'gateway.started',
       ...where,
       msg: `devices ${where.devices}  api ${where.api}  console ${where.console}  metrics ${where.metrics}  key ${where.api_key}`,
