@@ -17,6 +17,7 @@ const FOUND: Readonly<Record<number, string>> = {
   503630: 'an unsent command came back with its id, which another had been given meanwhile',
   504415: 'a host lost one of its devices to a newer connection and kept the others',
   102355: 'the ack of a report sent three times came when the next charge of the socket had ended',
+  107100: 'the result of a start that had timed out came when its charge was settled as one of the device’s own',
 }
 /** Seeds within which a mutant must be caught. */
 const MUTANT_SEEDS = 150

@@ -367,6 +367,7 @@ export class OrderBook {
       // two starts in doubt and one charge: a report is no proof for the second of them (simulation, seed 21127)
       const isGuess = reason === 'confirmed_by_report' && order.wireHex === null && isBusinessNo(businessNo)
       if (isGuess && this.#isOfAnotherStart(order, businessNo)) return
+      if (isBusinessNo(businessNo) && this.#isSettledAlready(order, businessNo, atMs, epoch)) return
       if (isBusinessNo(businessNo)) this.#number(order, businessNo, atMs, epoch)
       else if (order.orderKey === null && fate.wireHex.length === 32) this.#key(order, fate.wireHex, fate.wireHex)
     }
@@ -402,6 +403,33 @@ export class OrderBook {
       (other) => other !== order && other.wireHex === wireHex && other.commandId !== null,
     )
     return isStarted && this.#isOfAnother(order, wireHex)
+  }
+
+  /**
+   * The result came when the charge was over, and its reports had made an order of their own, which is settled: ours is
+   * that charge, and billed again it would be paid twice (simulation, seed 107100).
+   */
+  #isSettledAlready(order: Order, businessNo: number, atMs: number, epoch: number): boolean {
+    const wireHex = businessNo.toString(16).padStart(4, '0')
+    const sentMs = order.sentMs ?? order.createdMs
+    const settled = this.#at(order).find(
+      (other) =>
+        other !== order &&
+        other.commandId === null &&
+        other.wireHex === wireHex &&
+        other.state === 'settled' &&
+        (other.settledMs ?? 0) >= sentMs &&
+        (other.startedMs ?? 0) >= sentMs - 120_000,
+    )
+    if (settled === undefined || order.orderKey !== null) return false
+    this.#change(order)
+    order.failReason = `is ${settled.orderNo}`
+    if (order.state !== 'failed') {
+      order.state = 'cancelled'
+      this.counts.cancelled++
+      this.#tellFailed(order, atMs, epoch)
+    }
+    return true
   }
 
   /** Does this number, told now, name the charge of another order of the port? */

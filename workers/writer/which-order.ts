@@ -44,7 +44,7 @@ const WAITING_MS_MAX = 7 * 86_400_000
 export const YEAR_2020_MS = Date.UTC(2020)
 const CERTAIN_REPEAT_MS = 86_400_000
 /** The start whose result is missing may have worked. */
-const IN_DOUBT = new Set(['no_result', 'connection_lost'])
+const IN_DOUBT = new Set(['no_result', 'connection_lost', 'timed_out'])
 export const isInDoubt = ({ state, failReason }: Pick<PortOrder, 'state' | 'failReason'>) =>
   state === 'failed' && IN_DOUBT.has(failReason ?? '')
 
@@ -80,7 +80,8 @@ function waiting<O extends PortOrder>(
       if (order.state === 'starting' || order.state === 'stopping') return true
       // that a start is sent is stored before it leaves: what was not sent cannot be what charges (simulation, seed 3)
       if (order.state === 'pending') return order.sentMs !== null
-      return isInDoubt(order)
+      // timed out here says nothing of whether it had left (simulation, seed 107100)
+      return isInDoubt(order) && (order.sentMs !== null || order.failReason !== 'timed_out')
     })
     .sort((a, b) => beganMs(b) - beganMs(a))
 }
