@@ -258,7 +258,7 @@ describe('console in Chromium', {
     await page.getByLabel('API key').fill(ADMIN)
     await page.getByRole('button', { name: 'Sign in' }).click()
     await page.locator('#live-state.live').waitFor()
-    assert.match(await page.locator('#who').textContent() ?? '', /chief\s*Admin · default/)
+    assert.match((await page.locator('#who').textContent()) ?? '', /chief\s*Admin · default/)
     assert.equal(await page.evaluate('Object.keys(localStorage).some((name) => /key/.test(name))'), false)
   })
 
@@ -293,7 +293,24 @@ describe('console in Chromium', {
     await dialog().getByLabel('Mode').selectOption('time')
     await dialog().getByLabel('Duration (minutes)').fill('90')
     await photograph('start-dialog')
+    // it arrives, but its answer does not: saying it again must not start a second charge
+    await page.route(
+      '**/charge',
+      async (route) => {
+        await route.fetch()
+        await route.abort()
+      },
+      { times: 1 },
+    )
+    await dialog().getByRole('button', { name: 'Confirm' }).click()
+    await dialog().getByText('The gateway cannot be reached.').waitFor()
+    assert.ok(
+      problems.every((text) => text.includes('ERR_FAILED')),
+      problems.join('\n'),
+    )
+    problems.length = 0
     await confirm()
+    assert.equal((await ask('GET', `/api/v1/commands?device_id=${DEVICE_ID}`)).json.items.length, 1)
     const port = page.locator('[data-port="1"]')
     await port.getByText('Charging').waitFor()
     await port.getByRole('link').waitFor()
@@ -323,7 +340,7 @@ describe('console in Chromium', {
     await photograph('order')
     await go('Orders')
     await page.getByLabel('State').selectOption('charging')
-    await page.getByText('No order yet.').waitFor()
+    await page.getByText('Nothing fits the filter.').waitFor()
     await page.getByLabel('State').selectOption('settled')
     await page.locator('td .badge', { hasText: 'Settled' }).waitFor()
     await photograph('orders')

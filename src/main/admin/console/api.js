@@ -54,7 +54,7 @@ export function signOut(why = 'asked') {
   hooks.signedOut(why)
 }
 
-async function request(method, path, body, bearer) {
+async function request(method, path, body, bearer, idempotencyKey) {
   let response
   const isBytes = body instanceof Blob
   try {
@@ -62,6 +62,7 @@ async function request(method, path, body, bearer) {
       method,
       headers: {
         Authorization: `Bearer ${bearer}`,
+        ...(idempotencyKey === undefined ? {} : { 'Idempotency-Key': idempotencyKey }),
         ...(body === undefined ? {} : { 'Content-Type': isBytes ? 'application/octet-stream' : 'application/json' }),
       },
       ...(body === undefined ? {} : { body: isBytes ? body : JSON.stringify(body) }),
@@ -75,10 +76,10 @@ async function request(method, path, body, bearer) {
   throw new ApiError(response.status, code, message, requestId)
 }
 
-export async function api(method, path, body) {
+export async function api(method, path, body, idempotencyKey) {
   const asked = secret
   try {
-    return await request(method, path, body, asked)
+    return await request(method, path, body, asked, idempotencyKey)
   } catch (error) {
     // an answer to a key that was left meanwhile says nothing about the present one
     if (error.status === 401 && secret !== null && secret === asked) signOut('refused')
@@ -94,6 +95,29 @@ export const get = (path, query = {}) => {
   return api('GET', text === '' ? path : `${path}?${text}`)
 }
 export const post = (path, body) => api('POST', path, body)
+
+/**
+ * A POST that a person may repeat when nobody knows whether it arrived: the same body again has the same
+ * Idempotency-Key and gets the first answer, instead of switching on a port twice. One per dialog.
+ */
+export function repeatablePost() {
+  let last
+  return async (path, body) => {
+    const text = JSON.stringify([path, body])
+    if (last?.text !== text) last = { text, key: randomKey() }
+    try {
+      return await api('POST', path, body, last.key)
+    } catch (error) {
+      // a refusal is an answer: who asks again after it means it anew
+      if (!error.isPassing) last = undefined
+      throw error
+    }
+  }
+}
+/** `crypto.randomUUID` is only there over HTTPS. */
+const randomKey = () =>
+  `console-${[...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('')}`
+
 export const put = (path, body) => api('PUT', path, body)
 export const patch = (path, body) => api('PATCH', path, body)
 export const remove = (path) => api('DELETE', path)

@@ -1,5 +1,5 @@
 /** One device: its ports live, its session, and what happened to it. */
-import { commandCatalogue, get, may, me, post, put, remove } from './api.js'
+import { commandCatalogue, get, may, me, put, remove, repeatablePost } from './api.js'
 import { field, fill, h, refill, select, table, throttled, toast } from './dom.js'
 import { numberText, t, unitText, word } from './i18n.js'
 import { orderTable } from './orders-page.js'
@@ -56,7 +56,8 @@ export function devicePage(id, tab = 'state') {
     toast(t('sent_ok', { what }))
     changed()
   }
-  const actions = { id, path, accepted, device: () => device }
+  /** `portState`: which ports of a large device are shown; '' for all. */
+  const actions = { id, path, accepted, device: () => device, portState: '' }
 
   const tabs = {
     state() {
@@ -165,58 +166,35 @@ const more = (href) => h('p.more', {}, h('a', { href }, t('show_all')))
 
 // ---- ports and session ---------------------------------------------------------------------------------------------
 
-/** Which ports of a large device are shown; kept while its page is shown anew. */
-let portFilter = ''
-
 function portsCard(device, actions) {
-  if (device.ports.length === 0) return card(t('ports'), h('p.empty', {}, t('no_ports')))
-  const sockets = Map.groupBy(
-    device.ports.filter((port) => portFilter === '' || port.state === portFilter),
-    (port) => port.socket,
+  const { ports } = device
+  if (ports.length === 0) return card(t('ports'), h('p.empty', {}, t('no_ports')))
+  const states = ['', ...new Set(ports.map(({ state }) => state))]
+  // what was chosen may be gone since
+  if (!states.includes(actions.portState)) actions.portState = ''
+  const fitting = (state) => ports.filter((port) => state === '' || port.state === state)
+  const grid = h('div.port-grid', { id: 'ports' })
+  const chips = states.map((state) =>
+    h(
+      'button.chip',
+      {
+        type: 'button',
+        onclick: () => {
+          actions.portState = state
+          show()
+        },
+      },
+      `${state === '' ? t('all') : word('state', state)} ${fitting(state).length}`,
+    ),
   )
-  const grid = (ports) => h('div.port-grid', {}, ...ports.map((port) => portBox(port, actions)))
-  const states = [...new Set(device.ports.map(({ state }) => state))]
-  const filter =
-    device.ports.length < PORTS_FILTERED
-      ? null
-      : h(
-          'div.chips',
-          { role: 'group', 'aria-label': t('filter') },
-          ...['', ...states].map((state) =>
-            h(
-              'button.chip',
-              {
-                type: 'button',
-                'aria-pressed': String(portFilter === state),
-                onclick: () => {
-                  portFilter = state
-                  fill(body, ...content(portFilter))
-                },
-              },
-              state === ''
-                ? `${t('all')} ${device.ports.length}`
-                : `${word('state', state)} ${device.ports.filter((port) => port.state === state).length}`,
-            ),
-          ),
-        )
-  const content = () => {
-    if (filter !== null)
-      for (const [index, chip] of [...filter.children].entries())
-        chip.setAttribute('aria-pressed', String(['', ...states][index] === portFilter))
-    const wanted = device.ports.filter((port) => portFilter === '' || port.state === portFilter)
-    if (wanted.length === 0) return [h('p.empty', {}, t('no_match'))]
-    if (!wanted.some(({ socket }) => socket > 0)) return [grid(wanted)]
-    return [...Map.groupBy(wanted, ({ socket }) => socket)].map(([socket, ports]) =>
-      h(
-        'div.socket',
-        {},
-        sockets.size > 1 || device.ports.length > 2 ? h('h3', {}, `${t('socket')} ${socket}`) : null,
-        grid(ports),
-      ),
-    )
+  const show = () => {
+    for (const [index, chip] of chips.entries())
+      chip.setAttribute('aria-pressed', String(states[index] === actions.portState))
+    fill(grid, ...fitting(actions.portState).map((port) => portBox(port, actions)))
   }
-  const body = h('div.sockets', { id: 'ports' }, ...content())
-  return card(t('ports'), filter, body)
+  show()
+  const isLarge = ports.length >= PORTS_FILTERED
+  return card(t('ports'), isLarge ? h('div.chips', { role: 'group', 'aria-label': t('filter') }, ...chips) : null, grid)
 }
 
 function portBox(port, actions) {
@@ -292,6 +270,7 @@ const awayNote = (device) =>
   device()?.presence.online === false ? h('p.note', { role: 'note' }, t('device_is_away')) : null
 
 function askStart(port, { id, path, accepted, device }) {
+  const post = repeatablePost()
   const hasTariff = device()?.tariff !== null && device()?.tariff !== undefined
   const mode = select(
     { name: 'mode', onchange: () => showQuantity() },
@@ -326,32 +305,34 @@ function askStart(port, { id, path, accepted, device }) {
       amount,
     ],
     onConfirm: async () => {
-      const { order_no: orderNo } = await post(`${path}/charge`, {
+      await post(`${path}/charge`, {
         ...place(port),
         mode: mode.value,
         ...(mode.value === 'time' ? { duration_s: Number(minutes.input.value) * 60 } : {}),
         ...(mode.value === 'energy' ? { energy_wh: Number(energy.input.value) } : {}),
         ...(quantities[mode.value] === amount ? { amount_fen: Math.round(Number(amount.input.value) * 100) } : {}),
       })
-      accepted(orderNo)
+      accepted(t('start_charge'))
     },
   })
 }
 
 function askStop(port, { id, path, accepted, device }) {
+  const post = repeatablePost()
   return ask({
     title: t('stop_charge'),
     body: [h('p', {}, t('stop_question', { port: portName(port.port, port.socket), device: id })), awayNote(device)],
     confirm: t('stop'),
     isDangerous: true,
     onConfirm: async () => {
-      const { command_id: commandId } = await post(`${path}/stop`, place(port))
-      accepted(commandId)
+      await post(`${path}/stop`, place(port))
+      accepted(t('stop_charge'))
     },
   })
 }
 
 async function askCommand({ id, path, accepted, device }) {
+  const post = repeatablePost()
   let catalogue
   try {
     const all = await commandCatalogue(device()?.protocol)
@@ -387,8 +368,8 @@ async function askCommand({ id, path, accepted, device }) {
     ],
     confirm: t('send'),
     onConfirm: async () => {
-      const { command_id: commandId } = await post(`${path}/commands`, { name: name.value, params: form.value() })
-      accepted(commandId)
+      await post(`${path}/commands`, { name: name.value, params: form.value() })
+      accepted(name.value)
     },
   })
 }
@@ -422,6 +403,15 @@ async function askEdit({ id, path, device }, changed) {
   })
 }
 
+/** Starts and stops are one command of the protocol: a start has a mode. */
+const isCharge = ({ name }) => name === 'startCharge' || name === 'control'
+function commandName(one) {
+  const { port, socket = 0, mode } = one.params
+  const at = port > 0 ? ` · ${t('port')} ${portName(port, socket)}` : ''
+  if (!isCharge(one)) return h('span', {}, h('span.mono', {}, one.name), at)
+  return h('span', { title: one.name }, t(mode === undefined ? 'stop_charge' : 'start_charge'), at)
+}
+
 function commandTable(items, changed) {
   const heads = [
     t('command'),
@@ -438,7 +428,7 @@ function commandTable(items, changed) {
     items.map((one) => [
       details(
         one.command_id,
-        h('span.mono', {}, one.name),
+        commandName(one),
         facts([
           [t('command_id'), h('span.mono', {}, one.command_id)],
           [t('order'), one.order_no === null ? undefined : orderLink(one.order_no)],
@@ -518,6 +508,7 @@ function timelineCard(path) {
   }
 }
 
+const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 /** By the status of outbound_queue. */
 const FATES = ['queued', 'sent', 'acked', 'dead', 'refused', 'expired', 'cancelled']
 
@@ -529,7 +520,8 @@ function timelineItem({ at, kind, what, details: told }) {
     return feedItem(
       at,
       h('span.soft', {}, told.direction === 'uplink' ? '↑ ' : '↓ ', h('span.mono', {}, what)),
-      told.note ?? '',
+      // the id of its command says nothing to a reader
+      told.note === null || UUID.test(told.note) ? '' : told.note,
     )
   if (kind === 'command') {
     const fate = FATES[told.status] ?? String(told.status)

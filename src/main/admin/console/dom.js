@@ -131,7 +131,8 @@ export function table(caption, heads, rows, emptyText) {
 
 export function toast(text, isBad = false) {
   const element = h(isBad ? 'div.toast.bad' : 'div.toast', {}, text)
-  document.getElementById('toasts').append(element)
+  // one at a time: on a phone two hide what they are about
+  fill(document.getElementById('toasts'), element)
   setTimeout(() => element.remove(), isBad ? 8_000 : 4_000)
 }
 

@@ -1,5 +1,5 @@
 /** Jobs: one change for many devices, in waves, with an outcome per device. */
-import { api, commandCatalogue, get, may, post } from './api.js'
+import { api, commandCatalogue, get, may, post, repeatablePost } from './api.js'
 import { field, fill, h, select, table, throttled, toast } from './dom.js'
 import { numberText, t, word } from './i18n.js'
 import { paramsForm } from './params-form.js'
@@ -330,6 +330,7 @@ const isReadOf = (other, one) =>
 const tailOf = ({ name }) => name.replace(/^[a-z]+/, '')
 
 async function askParameters() {
+  const make = repeatablePost()
   let catalogue
   try {
     const all = await commandCatalogue()
@@ -373,7 +374,7 @@ async function askParameters() {
     confirm: t('start'),
     onConfirm: async () =>
       went(
-        await post('/api/v1/jobs', {
+        await make('/api/v1/jobs', {
           kind: 'parameters',
           set: { name: chosen().name, params: form.value() },
           verify: verify.checked,
@@ -386,6 +387,7 @@ async function askParameters() {
 const TARGETS = ['slave', 'power_board', 'via_host', 'old_device', 'old_host', 'host']
 
 async function askFirmware() {
+  const make = repeatablePost()
   let images
   try {
     ;({ items: images } = await get('/api/v1/firmware'))
@@ -419,7 +421,7 @@ async function askFirmware() {
     confirm: t('start'),
     onConfirm: async () =>
       went(
-        await post('/api/v1/jobs', {
+        await make('/api/v1/jobs', {
           kind: 'firmware',
           firmware: { target: target.value, image_id: image.value },
           ...targets.value(),

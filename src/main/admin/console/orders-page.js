@@ -23,7 +23,7 @@ import {
 
 const STATES = ['pending', 'starting', 'charging', 'stopping', 'settled', 'failed', 'cancelled']
 
-export function orderTable(items, hasDevice = true) {
+export function orderTable(items, hasDevice = true, emptyText = t('no_orders')) {
   const heads = [
     t('order'),
     t('state'),
@@ -44,7 +44,7 @@ export function orderTable(items, hasDevice = true) {
     moneyText(order.amount_fen),
     timeNode(order.started_at),
   ])
-  return table(t('orders'), heads, rows, t('no_orders'))
+  return table(t('orders'), heads, rows, emptyText)
 }
 
 export function ordersPage(filters) {
@@ -73,7 +73,8 @@ export function ordersPage(filters) {
       cursor,
       limit: PAGE_ITEMS,
     })
-    return [orderTable(items), next]
+    const isFiltered = [state, device, from, to].some((input) => input.value.trim() !== '')
+    return [orderTable(items, true, t(isFiltered ? 'no_match' : 'no_orders')), next]
   })
   const refresh = throttled(() => void list.refresh(), LIST_REFRESH_MS)
   const changed = () => {

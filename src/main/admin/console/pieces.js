@@ -49,7 +49,7 @@ export const timeNode = (at) =>
     ? '–'
     : h('time', { datetime: new Date(at).toISOString(), title: utcText(at) }, timeText(at))
 
-export const deviceLink = (id) => h('a.mono', { href: `#/devices/${encodeURIComponent(id)}` }, id)
+export const deviceLink = (id) => h('a.mono.device', { href: `#/devices/${encodeURIComponent(id)}` }, id)
 export const orderLink = (no) =>
   no === null || no === undefined ? '–' : h('a.mono', { href: `#/orders/${encodeURIComponent(no)}` }, no)
 /** BKV: socket and letter, as on the sticker. */
@@ -305,10 +305,13 @@ export function showSecret(title, hint, secret) {
     onfocus: () => value.select(),
   })
   const copy = button(t('copy'), async () => {
-    await navigator.clipboard?.writeText(secret).then(
-      () => fill(copy, t('copied')),
-      () => value.select(),
-    )
+    try {
+      // only there over HTTPS
+      await navigator.clipboard.writeText(secret)
+      fill(copy, t('copied'))
+    } catch {
+      value.select()
+    }
   })
   return ask({
     title,

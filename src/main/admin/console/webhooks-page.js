@@ -198,7 +198,7 @@ export function webhookPage(id) {
       body: [h('p', {}, t('redeliver_question', { event: word('event', one.event_type) }))],
       onConfirm: async () => {
         await post(`${path}/redeliver`, { delivery_id: one.delivery_id })
-        toast(t('sent_ok', { what: one.event_id }))
+        toast(t('sent_ok', { what: word('event', one.event_type) }))
         lookAgain()
       },
     })
