@@ -27,6 +27,8 @@ export interface ParameterDescription extends FieldLimits {
   readonly isOptional: boolean
   /** The value runs to the end of the data and may be shorter than `bytes`. */
   readonly isRest: boolean
+  /** Of a list whose items are objects: the names they may have. */
+  readonly itemNames?: readonly string[]
 }
 
 export interface Field {

@@ -10,7 +10,7 @@ import { randomUUID } from 'node:crypto'
 import { deviceKey as deviceKeyOf, type Fields } from '../codec/protocol.ts'
 import { HttpError } from '../errors/errors.ts'
 import { parseAnyDeviceId } from '../protocols/index.ts'
-import { commandMail } from '../rows/mail.ts'
+import { COMMAND_FIELDS_BYTES_MAX, commandMail } from '../rows/mail.ts'
 import { encodeRow } from '../rows/row.ts'
 import { COMMAND_STATUS } from '../session/command-lane.ts'
 import type { ReturnedCommand } from '../session/effects.ts'
@@ -439,6 +439,7 @@ function problemOf(row: WaitingCommand): string | undefined {
   } catch (error) {
     return (error as Error).message
   }
+  if (Buffer.byteLength(JSON.stringify(row.fields)) > COMMAND_FIELDS_BYTES_MAX) return 'fields are too long'
   const { wireHex, socket, port } = row
   if (typeof wireHex !== 'string' || typeof socket !== 'number' || typeof port !== 'number') return 'wire is incomplete'
   return undefined

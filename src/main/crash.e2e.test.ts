@@ -157,6 +157,12 @@ test('a stored command that cannot be sent any more ends dead at the start, and 
       name: 'danceAround',
       wire: { fields: {}, wire_hex: '', socket: 0, port: 0 },
     },
+    {
+      command_id: 'unusable-length',
+      device_id: '04200100',
+      name: 'locate',
+      wire: { fields: { locateS: 5, more: 'x'.repeat(20_000) }, wire_hex: '', socket: 0, port: 0 },
+    },
     { command_id: 'unusable-wire', device_id: '04200100', name: 'locate', wire: {} },
     {
       command_id: 'unusable-device',
@@ -194,6 +200,7 @@ test('a stored command that cannot be sent any more ends dead at the start, and 
     usable: 2,
     'unusable-device': 3,
     'unusable-fields': 3,
+    'unusable-length': 3,
     'unusable-name': 3,
     'unusable-wire': 3,
   })

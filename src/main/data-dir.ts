@@ -9,33 +9,6 @@ import { GatewayError } from '../errors/errors.ts'
 
 const LOCK_FILE = 'gateway.lock'
 
-/** Start time of a process in clock ticks since boot: with the pid it names a process for good. Linux; else ''. */
-function startOf(pid: number): string {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-    // the name in parentheses may hold spaces; the start time is the 20th field behind it
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? ''
-  } catch {
-    return ''
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
-  }
-}
-
-/** One level at a time: mkdir's own recursion never ends where nothing can be made (`/proc/x`). */
-function makeDirectory(path: string): void {
-  if (existsSync(path)) return
-  makeDirectory(dirname(path))
-  mkdirSync(path, { mode: 0o755 })
-}
-
 /**
  * Makes DATA_DIR and takes it.
  * @returns gives it back
@@ -64,4 +37,31 @@ export function takeDataDir(dataDir: string): () => void {
     throw new GatewayError('GW_DATA_DIR_UNUSABLE', `${dataDir}: ${(error as Error).message}`, { cause: error })
   }
   return () => rmSync(path, { force: true })
+}
+
+/** Start time of a process in clock ticks since boot: with the pid it names a process for good. Linux; else ''. */
+function startOf(pid: number): string {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    // the name in parentheses may hold spaces; the start time is the 20th field behind it
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? ''
+  } catch {
+    return ''
+  }
+}
+
+/** One level at a time: mkdir's own recursion never ends where nothing can be made (`/proc/x`). */
+function makeDirectory(path: string): void {
+  if (existsSync(path)) return
+  makeDirectory(dirname(path))
+  mkdirSync(path, { mode: 0o755 })
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
+  }
 }

@@ -4,7 +4,7 @@
  * is changed. On the database of DATABASE_URL, else on the embedded one, also beside a running gateway.
  */
 import { userInfo } from 'node:os'
-import { parseArgs } from 'node:util'
+import { readOptions } from '../config/command-line.ts'
 import { MODEL_PROFILES, parseAnyDeviceId } from '../protocols/index.ts'
 import { connect } from './database/connect.ts'
 import { startEmbeddedPostgres } from './database/embedded-postgres.ts'
@@ -17,8 +17,12 @@ const say = (fields: object) => process.stderr.write(`${JSON.stringify(fields)}\
 
 async function run(): Promise<number> {
   const text = { type: 'string' } as const
-  const { values } = parseArgs({
-    options: { device: text, profile: text, from: text, to: text, apply: { type: 'boolean', default: false } },
+  const values = readOptions(USAGE, {
+    device: text,
+    profile: text,
+    from: text,
+    to: text,
+    apply: { type: 'boolean', default: false },
   })
   const { device, profile, apply: isApplied } = values
   const fromMs = values.from === undefined ? undefined : Date.parse(values.from)

@@ -33,6 +33,10 @@ export class SqlReconcilerStore implements ReconcilerStore {
       from orders
       where state in ('charging', 'stopping')
         and coalesce(greatest(last_progress_at, started_at), created_at) < ${new Date(sinceMs)}
+        -- those that may be silent for their whole preset must not fill the round and keep the others waiting
+        and coalesce(started_at, created_at)
+          + coalesce((request ->> 'duration_s')::float8, (request ->> 'max_duration_s')::float8, 0) * interval '1 second'
+          < now()
       order by coalesce(greatest(last_progress_at, started_at), created_at), order_no limit ${ORDERS_PER_ROUND}`
     return rows.map((row) => ({
       orderNo: row.order_no,

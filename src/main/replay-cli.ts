@@ -5,26 +5,32 @@
  */
 import { connect } from 'node:net'
 import { join, resolve } from 'node:path'
-import { parseArgs } from 'node:util'
 import { deviceKey } from '../codec/protocol.ts'
+import { readOptions } from '../config/command-line.ts'
 import { loadConfig } from '../config/config.ts'
 import { parseAnyDeviceId } from '../protocols/index.ts'
 import { explain } from '../recording/explain.ts'
 import { readRecorded } from '../recording/reader.ts'
 
 const FRAMES_MAX = 100_000
+const USAGE = 'npm run replay -- --device ID [--from RFC3339] [--to RFC3339] [--to-host H --to-port P] [--speed N]'
 
 async function run(): Promise<number> {
   const text = { type: 'string' } as const
-  const { values } = parseArgs({
-    options: { device: text, from: text, to: text, 'to-host': text, 'to-port': text, speed: text },
+  const values = readOptions(USAGE, {
+    device: text,
+    from: text,
+    to: text,
+    'to-host': text,
+    'to-port': text,
+    speed: text,
   })
   const found = values.device === undefined ? undefined : parseAnyDeviceId(values.device)
   const fromMs = values.from === undefined ? 0 : Date.parse(values.from)
   const toMs = values.to === undefined ? Date.now() : Date.parse(values.to)
   const speed = Number(values.speed ?? 1)
   if (found === undefined || Number.isNaN(fromMs) || Number.isNaN(toMs) || !(speed > 0)) {
-    console.error('npm run replay -- --device ID [--from RFC3339] [--to RFC3339] [--to-host H --to-port P] [--speed N]')
+    console.error(USAGE)
     return 2
   }
   const directory = join(resolve(loadConfig().dataDir), 'frames')

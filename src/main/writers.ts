@@ -11,8 +11,8 @@ import { ROW_KINDS, ROW_TABLES } from '../rows/index.ts'
 import { countRows } from '../rows/row.ts'
 import type { ThreadCounters } from '../shared/counters.ts'
 import type { Span } from '../shared/outbox.ts'
+import type { SpanOutcome } from './lane-relay.ts'
 import type { Log } from './log.ts'
-import type { SpanOutcome } from './relay.ts'
 
 export interface WritersOptions {
   readonly threads: number

@@ -224,9 +224,6 @@ export const ROW_TABLES: readonly string[] = all.map((row) => row.table)
 
 export type SettlementRow = RowOf<typeof settlementRow.fields>
 export type ProgressRow = RowOf<typeof progressRow.fields>
-export type DeviceStateRow = RowOf<typeof deviceStateRow.fields>
-export type PortStateRow = RowOf<typeof portStateRow.fields>
 export type SessionRow = RowOf<typeof sessionRow.fields>
 export type EventRow = RowOf<typeof eventRow.fields>
 export type CommandFateRow = RowOf<typeof commandFateRow.fields>
-export type CommandLogRow = RowOf<typeof commandLogRow.fields>

@@ -2,7 +2,10 @@
  * What main puts into a shard's mailbox: commands on their way to a device. The mailbox is a ring like an outbox, the
  * other way round; rows never reach a table.
  */
-import { defineRow, f64, f64OrNull, i32, type RowOf, text } from './row.ts'
+import { defineRow, f64, f64OrNull, i32, ROW_BYTES_MAX, type RowOf, text } from './row.ts'
+
+/** Of `fields`, in UTF-8: the rest of a row is for the others. A node list of 250 sockets has 10,300. */
+export const COMMAND_FIELDS_BYTES_MAX = ROW_BYTES_MAX - 1_024
 
 export const commandMail = defineRow(200, 'mail', 'ledger', {
   commandId: text,

@@ -47,8 +47,6 @@ export interface Fate {
   readonly result: Readonly<Record<string, unknown>>
 }
 
-export const portKeyOf = (socket: number, port: number): number => socket * 256 + port
-
 export interface LaneWorld {
   /**
    * Writes down that a command is about to be sent for the first time; `announced` follows when that is durable.

@@ -8,6 +8,9 @@ import type { SessionCommands } from './session-commands.ts'
 import type { SessionRows } from './session-rows.ts'
 import { type Connection, NO_CLAIM, type Session, type ShardWorld } from './shard-world.ts'
 
+/** Devices on one connection: a host relays up to 50 (AP3000 4), and every frame walks over them. */
+const SESSIONS_MAX = 1_024
+
 function join(connection: Connection, session: Session): void {
   let last = connection.first
   if (last === undefined) {
@@ -69,11 +72,17 @@ export class SessionClaims {
 
   /** The session of this device on this connection; made at its first frame. Undefined: it may not speak here. */
   sessionOf(connection: Connection, deviceNo: number): Session | undefined {
+    let sessions = 0
     for (let session = connection.first; session !== undefined; session = session.next) {
+      sessions++
       if (session.record.deviceNo !== deviceNo) continue
       if (this.#world.isStanding(session)) return session
       this.#world.effects.counts.fenced('uplink')
       this.lose(session, this.#world.now)
+      return undefined
+    }
+    if (sessions >= SESSIONS_MAX) {
+      this.#world.effects.counts.frameError(connection.protocol, 'bad_device_id')
       return undefined
     }
     return this.#login(connection, deviceNo)
@@ -151,12 +160,20 @@ export class SessionClaims {
   }
 
   /** Who may connect has changed: whoever may not any more is closed. @param allowlist undefined: everybody may */
-  allowlistChanged(allowlist: Allowlist | undefined, now: Moment): void {
+  allowlistChanged(
+    allowlist: Allowlist | undefined,
+    connections: readonly (Connection | undefined)[],
+    now: Moment,
+  ): void {
     this.#allowlist = allowlist
     if (allowlist === undefined) return
-    for (const session of this.#sessions)
-      if (session !== undefined && !allowlist.admits(session.record.deviceId, session.connection.remoteAddress))
-        this.#end(session, 'not_allowed', now)
+    for (const connection of [...connections])
+      for (let session = connection?.first; session !== undefined; ) {
+        // read first: it may be closed with the session
+        const { next, record } = session
+        if (!allowlist.admits(record.deviceId, session.connection.remoteAddress)) this.#end(session, 'not_allowed', now)
+        session = next
+      }
   }
 
   #isAllowed(connection: Connection, deviceId: string): boolean {

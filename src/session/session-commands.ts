@@ -36,6 +36,18 @@ const LANE_TICK_MS = 20
 
 type WrittenFate = Omit<Fate, 'status'> & { readonly status: number }
 
+/** Of a result in its row; what 4,096 bytes of a device say may be 50,000 as JSON. */
+const RESULT_BYTES_MAX = 8_192
+
+/** What is too long is left out: the frame in cmd_log has it. */
+function resultText(result: Fate['result']): string {
+  const text = JSON.stringify(result)
+  const bytes = Buffer.byteLength(text)
+  if (bytes <= RESULT_BYTES_MAX) return text
+  const { content: _, ...rest } = result
+  return JSON.stringify({ ...rest, left_out_bytes: bytes })
+}
+
 export class SessionCommands {
   readonly #world: ShardWorld
   readonly #rows: SessionRows
@@ -205,7 +217,7 @@ export class SessionCommands {
       messageId: fate.messageId ?? null,
       atMs: this.#world.now.wallMs,
       reason: fate.reason,
-      result: JSON.stringify(fate.result),
+      result: resultText(fate.result),
     }
   }
 

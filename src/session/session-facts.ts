@@ -7,7 +7,7 @@ import type { DeviceRecord } from './device-record.ts'
 import { isBlankOrder, orderKeyOf, orderNoOf, wireKeyOf } from './order-key.ts'
 import type { SessionCommands } from './session-commands.ts'
 import type { SessionRows } from './session-rows.ts'
-import type { Session, ShardWorld } from './shard-world.ts'
+import { NO_CLAIM, type Session, type ShardWorld } from './shard-world.ts'
 
 /** A card that was shown to a socket. */
 export type Swipe = Extract<Fact, { fact: 'cardSwiped' }>
@@ -238,7 +238,8 @@ export class SessionFacts {
           null,
           { state: 'requested', by: fact.by },
         )
-        this.#commands.laneOf(session).upgradeRequested(this.#world.now)
+        // an id that many boards share gets no commands, so it has no lane
+        if (session.slot !== NO_CLAIM) this.#commands.laneOf(session).upgradeRequested(this.#world.now)
         return undefined
       case 'result': {
         if (session.lane?.resultReceived(fact, messageId, command.name, this.#world.now) === true) return undefined

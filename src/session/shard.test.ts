@@ -6,6 +6,7 @@ import assert from 'node:assert/strict'
 import { beforeEach, describe, test } from 'node:test'
 import { deviceKey, type Fields } from '../codec/protocol.ts'
 import { ap3000 } from '../protocols/ap3000/table.ts'
+import { bkv } from '../protocols/bkv/table.ts'
 import { allocateDirectory, Directory } from '../shared/directory.ts'
 import { RecordingEffects } from '../testing/recording-effects.ts'
 import { Allowlist } from './allowlist.ts'
@@ -49,6 +50,11 @@ VENDOR.settlement = Buffer.from(
     Buffer.from('100ee80330000101000000000120190901180000130030380102030405e803', 'hex'),
   ),
 ).toString('hex')
+
+/** Two ports at rest. */
+const ap3000Heartbeat = ap3000.uplinkByName
+  .get('heartbeat')!
+  .decode(Buffer.from('98080200000905', 'hex'), 0, 7) as Fields
 
 const bytes = (hex: string) => Buffer.from(hex, 'hex')
 
@@ -480,12 +486,29 @@ describe('cards', () => {
   })
 })
 
+test('a connection speaks for 1,024 devices and no more; those go on', () => {
+  const roomy = new Directory(allocateDirectory(4_096, 1))
+  const effects = new RecordingEffects()
+  const shard = new Shard(options(0), roomy, effects, at(0))
+  shard.connectionOpened(
+    { connectionId: 1, protocol: ap3000, birth: roomy.nextEpoch(), remoteAddress: '127.0.0.1:1' },
+    at(0),
+  )
+  const frame = (physId: number) => uplink('heartbeat', ap3000Heartbeat, physId)
+  for (let physId = PILE; physId < PILE + 1_030; physId++) shard.chunkReceived(1, frame(physId), at(1))
+  assert.equal(effects.sent.length, 1_024)
+  assert.equal(effects.counted['error bad_device_id'], 6)
+  shard.chunkReceived(1, frame(PILE + 1_023), at(2))
+  assert.equal(effects.sent.length, 1_025)
+  assert.deepEqual(effects.closed, [])
+})
+
 describe('commands', () => {
   const key = deviceKey(ap3000, PILE)
   const locate = (more: Partial<ArrivedCommand> = {}): ArrivedCommand => ({
     commandId: 'a',
     name: 'locate',
-    epoch: bench.directory.look(key)!.epoch,
+    epoch: bench.directory.look(key)?.epoch ?? 0,
     fields: { locateS: 5 },
     priority: PRIORITY.background,
     expiresMs: WALL_MS + 60_000,
@@ -514,6 +537,36 @@ describe('commands', () => {
     assert.equal(locates().length, 1)
     assert.deepEqual(effects.moved, [{ commandId: 'a', status: COMMAND_STATUS.sent }])
     assert.deepEqual(rows(), [[COMMAND_STATUS.sent, 1]], 'the row was there before the frame')
+  })
+
+  test('a result too long for a row has its fate all the same, without what it says', () => {
+    const shard = bench.shards[0]!
+    const gatewayNo = 82_231_214_000_521
+    const frame = (name: string, messageId: number, fields: Fields) => {
+      const command = bkv.uplinkByName.get(name)!
+      return Buffer.from(bkv.encodeFrame('uplink', command, gatewayNo, messageId, command.encode(fields)))
+    }
+    shard.connectionOpened(
+      { connectionId: 1, protocol: bkv, birth: bench.directory.nextEpoch(), remoteAddress: '127.0.0.1:1' },
+      at(0),
+    )
+    bench.hear(1, frame('connectNotice', 0, { bkv: { subHex: '1013' } }))
+    const gateway = deviceKey(bkv, gatewayNo)
+    const { epoch } = bench.directory.look(gateway)!
+    shard.commandArrived(gateway, locate({ name: 'queryParameters', fields: { bkv: { socket: 1 } }, epoch }), 7, at(0))
+    shard.tick(at(520))
+    const [effects] = bench.effects
+    shard.durableReached(effects!.position, [], at(530))
+    const messageId = bytes(effects!.sent.at(-1)!.hex).readUInt32BE(6)
+    // 3,700 bytes on the wire, 50,000 as JSON: each status byte is told bit by bit
+    const ports = Array.from({ length: 330 }, () => ({ port: 1, statusHex: 'ff' }))
+    bench.hear(1, frame('parameters', messageId, { bkv: { subHex: '1012', ack: 1, socket: 1, ports } }), 600)
+    const { status, result } = effects!.rowsOf('outbound_queue').at(-1)!.values as { status: number; result: string }
+    assert.equal(status, COMMAND_STATUS.acked)
+    const { content, left_out_bytes: leftOut, ...rest } = JSON.parse(result) as Record<string, unknown>
+    assert.equal(content, undefined)
+    assert.ok(Number(leftOut) > 16_384)
+    assert.deepEqual(rest, { raw: 1, reason: 'ok', socket: 1 })
   })
 
   test('meant for an earlier session it goes back: what that one had comes first', () => {

@@ -146,7 +146,7 @@ export class Shard {
 
   /** Who may connect, from now on. @param allowlist undefined: everybody */
   allowlistChanged(allowlist: Allowlist | undefined, now: Moment): void {
-    this.#claims.allowlistChanged(allowlist, now)
+    this.#claims.allowlistChanged(allowlist, this.#connections, now)
   }
 
   /** Another shard took a device from us. Ignored when we have taken it back meanwhile. */

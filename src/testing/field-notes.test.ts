@@ -8,7 +8,8 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { type FoundSettlement, type Order, OrderBook, type OrderChanges } from '../../workers/writer/order-book.ts'
+import { NEVER_CHARGED, type Order } from '../../workers/writer/order.ts'
+import { type FoundSettlement, OrderBook, type OrderChanges } from '../../workers/writer/order-book.ts'
 import type { Fact } from '../codec/facts.ts'
 import { deviceKey, type Fields, PayloadError } from '../codec/protocol.ts'
 import { newOrderNo, wireOrderNumber } from '../orders/order-number.ts'
@@ -126,32 +127,10 @@ test('D12: 70,000 commands of one device, some in flight all the while: no id is
   assert.equal(inFlight.size, Math.ceil(70_000 / 997))
 })
 
-const NOTHING = {
-  orderKey: null,
-  wireHex: null,
-  cardId: null,
-  businessNo: null,
-  tariff: null,
-  startedMs: null,
-  endedMs: null,
-  durationS: null,
-  energyWh: null,
-  maxPowerW: null,
-  amountFen: null,
-  amountLines: null,
-  cardFen: null,
-  endReason: null,
-  endReasonRaw: null,
-  failReason: null,
-  settledMs: null,
-  lastProgressMs: null,
-  finishedMs: null,
-} as const
-
 /** A start that left, as the table has it. */
 function startOf(protocol: 'ap3000' | 'bkv', orderNo: string, port: number, sentMs: number, wireHex: string): Order {
   return {
-    ...NOTHING,
+    ...NEVER_CHARGED,
     orderNo,
     tenantId: 'default',
     deviceId: protocol,
@@ -165,11 +144,11 @@ function startOf(protocol: 'ap3000' | 'bkv', orderNo: string, port: number, sent
     wireHex: wireHex === '' ? null : wireHex,
     state: 'starting',
     origin: 'online',
-    isEstimated: false,
+    cardId: null,
     epoch: 1,
-    version: 1,
     createdMs: sentMs - 10,
     sentMs,
+    finishedMs: null,
     isNew: false,
     isChanged: false,
   }

@@ -3,12 +3,13 @@
  * fuzzer over N damaged frames per protocol, or as many as T seconds allow, or over one input alone, whose bytes it
  * prints. Ends with 1 when a claim was broken.
  */
-import { parseArgs } from 'node:util'
+import { readOptions, wholeNumber } from '../config/command-line.ts'
 import { type FuzzReport, fuzz } from './fuzz.ts'
 import { inputOf, TARGETS } from './fuzz-input.ts'
 
-const { values } = parseArgs({
-  options: {
+const values = readOptions(
+  'npm run fuzz -- [--protocol ap3000|bkv|all] [--frames N] [--seconds T] [--seed S] [--only N] [--json]',
+  {
     protocol: { type: 'string', default: 'all' },
     frames: { type: 'string', default: '1000000' },
     seconds: { type: 'string' },
@@ -16,24 +17,17 @@ const { values } = parseArgs({
     only: { type: 'string' },
     json: { type: 'boolean', default: false },
   },
-})
-
-function integer(name: string, text: string): number {
-  const value = Number(text)
-  if (Number.isSafeInteger(value) && value >= 0) return value
-  console.error(`--${name} ${text}: not a whole number`)
-  process.exit(2)
-}
+)
 
 const names = (['ap3000', 'bkv'] as const).filter((name) => values.protocol === 'all' || values.protocol === name)
 if (names.length === 0) {
   console.error(`--protocol ${values.protocol}: one of ap3000 bkv all`)
   process.exit(2)
 }
-const seed = integer('seed', values.seed)
-const frames = integer('frames', values.frames)
-const seconds = values.seconds === undefined ? undefined : integer('seconds', values.seconds)
-const only = values.only === undefined ? undefined : integer('only', values.only)
+const seed = wholeNumber('seed', values.seed)
+const frames = wholeNumber('frames', values.frames)
+const seconds = values.seconds === undefined ? undefined : wholeNumber('seconds', values.seconds)
+const only = values.only === undefined ? undefined : wholeNumber('only', values.only)
 
 function tell({ protocol, counts, commands, failures, seconds: elapsedS }: FuzzReport): void {
   const rate = Math.round(counts.frames / elapsedS)

@@ -2,16 +2,18 @@
  * `node src/testing/kill-points-cli.ts --points 50 --seed 1`: kills the gateway at random moments (kill-points.ts). The
  * last line is the report as one JSON object; exit code 1 when something does not hold. Some 3 s per point.
  */
-import { parseArgs } from 'node:util'
+import { readOptions, wholeNumber } from '../config/command-line.ts'
 import { killPoints } from './kill-points.ts'
 
-const { values } = parseArgs({
-  options: { points: { type: 'string' }, seed: { type: 'string' }, devices: { type: 'string' } },
+const values = readOptions('node src/testing/kill-points-cli.ts [--points 50] [--seed 1] [--devices 12]', {
+  points: { type: 'string' },
+  seed: { type: 'string' },
+  devices: { type: 'string' },
 })
 const report = await killPoints({
-  points: Number(values.points ?? 50),
-  seed: Number(values.seed ?? 1),
-  devices: Number(values.devices ?? 12),
+  points: wholeNumber('points', values.points ?? '50'),
+  seed: wholeNumber('seed', values.seed ?? '1'),
+  devices: wholeNumber('devices', values.devices ?? '12'),
   say: (line) => console.error(line),
 })
 console.log(JSON.stringify(report))

@@ -3,26 +3,17 @@
  * seed with everything that happens in it. Ends with 1 at the first seed that fails, and with 1 when something that the
  * generator should bring about never occurred (from 1,000 seeds on).
  */
-import { parseArgs } from 'node:util'
+import { readOptions, wholeNumber } from '../config/command-line.ts'
 import { COVERAGE, type Covered, MUTANTS, type Mutant } from './sim-world.ts'
 import { SimulationFailure, simulate } from './simulation.ts'
 
-const { values } = parseArgs({
-  options: {
-    seeds: { type: 'string', default: '10000' },
-    from: { type: 'string', default: '1' },
-    seed: { type: 'string' },
-    mutant: { type: 'string' },
-    verbose: { type: 'boolean', default: false },
-  },
+const values = readOptions('npm run sim -- [--seeds N] [--from S] [--seed X] [--verbose] [--mutant NAME]', {
+  seeds: { type: 'string', default: '10000' },
+  from: { type: 'string', default: '1' },
+  seed: { type: 'string' },
+  mutant: { type: 'string' },
+  verbose: { type: 'boolean', default: false },
 })
-
-function integer(name: string, text: string): number {
-  const value = Number(text)
-  if (Number.isSafeInteger(value) && value >= 0) return value
-  console.error(`--${name} ${text}: not a whole number`)
-  process.exit(2)
-}
 
 const mutant = MUTANTS.find((name) => name === values.mutant) as Mutant | undefined
 if (values.mutant !== undefined && mutant === undefined) {
@@ -30,11 +21,11 @@ if (values.mutant !== undefined && mutant === undefined) {
   process.exit(2)
 }
 
-const from = integer('from', values.from)
+const from = wholeNumber('from', values.from)
 const seeds =
   values.seed !== undefined
-    ? [integer('seed', values.seed)]
-    : Array.from({ length: integer('seeds', values.seeds) }, (_, index) => from + index)
+    ? [wholeNumber('seed', values.seed)]
+    : Array.from({ length: wholeNumber('seeds', values.seeds) }, (_, index) => from + index)
 const say = values.verbose ? (line: string) => console.log(line) : undefined
 const startedMs = performance.now()
 const coverage = new Map<Covered, { count: number; seeds: number }>(

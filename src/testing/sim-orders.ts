@@ -4,6 +4,7 @@
  * Beside it what must hold of money in the end.
  */
 import { CommandFates } from '../../workers/writer/command-fates.ts'
+import { NEVER_CHARGED, type Order } from '../../workers/writer/order.ts'
 import {
   type Asked,
   askedOf,
@@ -11,7 +12,6 @@ import {
   type DerivedEvent,
   type Found,
   type FoundSettlement,
-  type Order,
   OrderBook,
   type OrderCounts,
   type Place,
@@ -108,27 +108,11 @@ export class ModelOrders {
     if (orderKey !== null && this.#byKey.has(keyOf(order, orderKey)) && this.#world.mutant !== 'orderNumbersCollide')
       this.#world.violated('order numbers are unique', `${orderNo} on ${placeOf(order)}`)
     this.#store({
+      ...NEVER_CHARGED,
       ...order,
       tenantId: TENANT,
       wireHex: orderKey,
       state: 'pending',
-      businessNo: null,
-      startedMs: null,
-      endedMs: null,
-      durationS: null,
-      energyWh: null,
-      maxPowerW: null,
-      amountFen: null,
-      amountLines: null,
-      cardFen: null,
-      endReason: null,
-      endReasonRaw: null,
-      failReason: null,
-      isEstimated: false,
-      settledMs: null,
-      lastProgressMs: null,
-      epoch: 0,
-      version: 1,
       createdMs: this.#nowMs,
       sentMs: null,
       finishedMs: null,

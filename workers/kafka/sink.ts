@@ -171,7 +171,13 @@ export class KafkaSink {
     if (this.#producer !== undefined) return this.#producer
     const producer = this.#parts.createProducer()
     this.#producer = producer
-    await producer.connect()
+    try {
+      await producer.connect()
+    } catch (error) {
+      producer.close()
+      this.#producer = undefined
+      throw error
+    }
     return producer
   }
 

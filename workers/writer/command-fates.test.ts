@@ -8,7 +8,8 @@ import { test } from 'node:test'
 import type { CommandFateRow } from '../../src/rows/index.ts'
 import { COMMAND_STATUS } from '../../src/session/command-lane.ts'
 import { CommandFates, type StoredCommand } from './command-fates.ts'
-import { type Order, OrderBook } from './order-book.ts'
+import { NEVER_CHARGED, type Order } from './order.ts'
+import { OrderBook } from './order-book.ts'
 
 const AT_MS = Date.UTC(2026, 10, 21)
 const DEVICE = '82200520004869'
@@ -42,6 +43,7 @@ const row = (change: Partial<CommandFateRow> = {}): CommandFateRow => ({
   ...change,
 })
 const order = (change: Partial<Order> = {}): Order => ({
+  ...NEVER_CHARGED,
   orderNo: 'N1',
   tenantId: 'default',
   deviceId: DEVICE,
@@ -56,24 +58,6 @@ const order = (change: Partial<Order> = {}): Order => ({
   state: 'starting',
   origin: 'online',
   cardId: null,
-  businessNo: null,
-  tariff: null,
-  startedMs: null,
-  endedMs: null,
-  durationS: null,
-  energyWh: null,
-  maxPowerW: null,
-  amountFen: null,
-  amountLines: null,
-  cardFen: null,
-  endReason: null,
-  endReasonRaw: null,
-  failReason: null,
-  isEstimated: false,
-  settledMs: null,
-  lastProgressMs: null,
-  epoch: 0,
-  version: 1,
   createdMs: AT_MS - 2_000,
   sentMs: AT_MS - 1_000,
   finishedMs: null,

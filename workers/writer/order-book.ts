@@ -1,65 +1,24 @@
 /**
  * The orders that a transaction is about: read once under lock, moved in memory by the state machine, written once, with
- * the events that tell of it. Pure: order-tables.ts reads and writes, the simulation keeps maps instead. Whoever uses it holds the rows of the devices, so nobody else settles these orders; order
- * rows are locked because HTTP and the command desk write them too.
+ * the events that tell of it. Pure: order-tables.ts reads and writes, the simulation keeps maps instead. Whoever uses it
+ * holds the rows of the devices, so nobody else settles these orders; order rows are locked because HTTP and the command
+ * desk write them too.
  *
  * Events of orders: charging.started once per order, charging.progress per report that moves one, charging.ended exactly
  * once per order, order.corrected when a device's settlement replaces an estimate or a wrong energy factor is put right,
- * order.failed. `order_key` of an event
- * is our order number.
+ * order.failed. `order_key` of an event is our order number.
  */
 import { eventIdOf } from '../../src/events/event-id.ts'
-import { type OrderEvent, type OrderState, settlementEvent, transition } from '../../src/orders/state.ts'
+import { type OrderEvent, settlementEvent, transition } from '../../src/orders/state.ts'
 import type { orderStartRow, ProgressRow, SettlementRow } from '../../src/rows/index.ts'
 import type { RowOf } from '../../src/rows/row.ts'
 import { REUSED_MARK } from '../../src/session/order-key.ts'
 import { type Charged, costOf, linesOf } from './money.ts'
+import { NEVER_CHARGED, type Order } from './order.ts'
 import { byText } from './statements.ts'
 import { isInDoubt, orderOfProgress, orderOfSettlement, type PortSettlement, YEAR_2020_MS } from './which-order.ts'
 
 export type StartRow = RowOf<typeof orderStartRow.fields>
-
-export interface Order {
-  readonly orderNo: string
-  readonly tenantId: string
-  readonly deviceId: string
-  readonly protocol: string
-  readonly socket: number
-  readonly port: number
-  readonly mode: string | null
-  readonly request: unknown
-  readonly commandId: string | null
-  orderKey: string | null
-  wireHex: string | null
-  state: OrderState
-  origin: string
-  cardId: string | null
-  businessNo: number | null
-  tariff: unknown
-  startedMs: number | null
-  endedMs: number | null
-  durationS: number | null
-  energyWh: number | null
-  maxPowerW: number | null
-  amountFen: number | null
-  amountLines: unknown
-  cardFen: number | null
-  endReason: string | null
-  endReasonRaw: number | null
-  failReason: string | null
-  isEstimated: boolean
-  settledMs: number | null
-  lastProgressMs: number | null
-  epoch: number
-  /** As it will be when written. */
-  version: number
-  readonly createdMs: number
-  /** Of its start command. */
-  readonly sentMs: number | null
-  readonly finishedMs: number | null
-  isNew: boolean
-  isChanged: boolean
-}
 
 /** A fact for the stream, not yet inserted: what it says may still grow until then. */
 export interface DerivedEvent {
@@ -284,6 +243,7 @@ export class OrderBook {
     // the last one names the whole key: a transaction that began earlier has just made this order
     if (orderNo === undefined) throw Object.assign(new Error(`order ${key} appeared meanwhile`), { code: '40001' })
     const order: Order = {
+      ...NEVER_CHARGED,
       orderNo,
       tenantId: this.#tenants.get(row.deviceId) ?? 'default',
       deviceId: row.deviceId,
@@ -298,24 +258,6 @@ export class OrderBook {
       state: 'charging',
       origin: row.origin,
       cardId: row.cardId,
-      businessNo: null,
-      tariff: null,
-      startedMs: null,
-      endedMs: null,
-      durationS: null,
-      energyWh: null,
-      maxPowerW: null,
-      amountFen: null,
-      amountLines: null,
-      cardFen: null,
-      endReason: null,
-      endReasonRaw: null,
-      failReason: null,
-      isEstimated: false,
-      settledMs: null,
-      lastProgressMs: null,
-      epoch: 0,
-      version: 1,
       createdMs: Number.NaN,
       sentMs: null,
       finishedMs: null,

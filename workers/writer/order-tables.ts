@@ -4,12 +4,12 @@
  */
 import type { TransactionSql } from '../../src/main/database/connect.ts'
 import { type Columns, parameters, source } from './columns.ts'
+import type { Order } from './order.ts'
 import {
   askedOf,
   type CardBalance,
   type FoundSettlement,
   type Numbered,
-  type Order,
   OrderBook,
   type OrderChanges,
   type Wants,

@@ -9,6 +9,7 @@
 import { FieldError, type ParameterDescription } from '../../codec/fields.ts'
 import type { Downlink, Fields, Protocol } from '../../codec/protocol.ts'
 import { HttpError } from '../../errors/errors.ts'
+import { COMMAND_FIELDS_BYTES_MAX } from '../../rows/mail.ts'
 import { PRIORITY } from '../../session/command-lane.ts'
 
 export interface CatalogueEntry {
@@ -141,12 +142,16 @@ export function encodeCommand(
   return { fields, socket: socket ?? 0, port: port === undefined ? 0 : port + 1 }
 }
 
-/** @throws HttpError INVALID_ARGUMENT the wire cannot carry it */
+/** @throws HttpError INVALID_ARGUMENT the wire or the way to the session thread cannot carry it */
 export function assertEncodes(protocol: Protocol, downlink: Downlink, deviceNo: number, fields: Fields): void {
   try {
     const frame = protocol.encodeFrame('downlink', downlink, deviceNo, 1, downlink.encode(fields))
     if (frame.length > protocol.frameBytesMax)
       throw new RangeError(`a frame has at most ${protocol.frameBytesMax} bytes, this one ${frame.length}`)
+    // a row of the mailbox carries them to the session thread
+    const fieldsBytes = Buffer.byteLength(JSON.stringify(fields))
+    if (fieldsBytes > COMMAND_FIELDS_BYTES_MAX)
+      throw new RangeError(`parameters have at most ${COMMAND_FIELDS_BYTES_MAX} bytes, these ${fieldsBytes}`)
   } catch (error) {
     if (error instanceof FieldError)
       throw invalid(snakeOf(error.field), error.message.slice(error.field.length + 2), error)
@@ -181,15 +186,19 @@ function wireValue(name: string, value: unknown, description: ParameterDescripti
       return value
     case 'list':
       if (!Array.isArray(value)) throw invalid(name, 'needs a list')
-      return value.map((item) => listItem(name, item))
+      return value.map((item) => listItem(name, item, description))
   }
 }
 
 /** Items are numbers, texts, or objects of such; deeper lists no command has. */
-function listItem(name: string, item: unknown): unknown {
+function listItem(name: string, item: unknown, { itemNames }: ParameterDescription): unknown {
   if (typeof item === 'number' || typeof item === 'string') return item
   if (typeof item !== 'object' || item === null || Array.isArray(item))
     throw invalid(name, 'items are integers, texts or objects')
+  // the wire would leave them out, and the way there would carry them
+  const unknown = Object.keys(item).find((key) => itemNames?.includes(camelOf(key)) !== true)
+  if (unknown !== undefined)
+    throw invalid(name, `items have ${itemNames?.map(snakeOf).join(', ') ?? 'no names'}, not ${unknown.slice(0, 64)}`)
   return Object.fromEntries(Object.entries(item).map(([key, value]) => [camelOf(key), value as unknown]))
 }
 

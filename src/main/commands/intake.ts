@@ -150,6 +150,7 @@ export class Intake {
   #isPumpPlanned = false
   /** Of requests in transactions under way: who has the same waits, and finds what the other one stored. */
   readonly #names = new Set<string>()
+  readonly #paid = new WeakSet<IntakeRequest>()
   /** Commands in transactions under way: the desk does not know them yet. */
   #uncommitted = 0
 
@@ -233,7 +234,8 @@ export class Intake {
       await this.#options.sql.begin((tx) => this.#within(tx, entries, outcomes))
     } catch (error) {
       // an error of the server says that nothing was stored; a lost connection says nothing
-      if (/^[0-9A-Z]{5}$/.test(databaseErrorCode(error) ?? '')) return error
+      // EPIPE has five signs too, and no digit
+      if (/^(?=.*\d)[0-9A-Z]{5}$/.test(databaseErrorCode(error) ?? '')) return error
       for (const [index, { request, reject }] of entries.entries()) {
         const outcome = outcomes[index]
         if (outcome?.kind === 'stored' && outcome.planned.isDone !== true)
@@ -292,7 +294,9 @@ export class Intake {
       assertEncodes(protocol, downlink, deviceNo, planned.fields)
       if (planned.isDone !== true) {
         desk.admit(deviceId, this.#uncommitted)
-        takeDeviceToken(deviceId)
+        // once, also when the transaction fails for another's sake and this is tried again alone
+        if (!this.#paid.has(request)) takeDeviceToken(deviceId)
+        this.#paid.add(request)
       }
       return { kind: 'stored', planned, commandId: desk.newCommandId() }
     } catch (error) {

@@ -34,6 +34,8 @@ export interface ListSpec {
   /** Binds `encode` only. */
   readonly countMax: number
   readonly about?: string
+  /** Where items are objects: the names they may have. */
+  readonly itemNames?: readonly string[]
 }
 
 /** A list whose items are fixed fields. */
@@ -58,6 +60,7 @@ export function listOf(
     },
     write: (into, at, item) => into.set(codec.encode(item as Fields), at),
     about: `items: ${codec.parameters.map((parameter) => parameter.name).join(', ')}`,
+    itemNames: Object.keys(spec),
   }
 }
 
@@ -175,5 +178,6 @@ function describeList(list: ListSpec): ParameterDescription {
     isOptional: false,
     isRest: true,
     ...(list.about === undefined ? {} : { about: list.about }),
+    ...(list.itemNames === undefined ? {} : { itemNames: list.itemNames }),
   }
 }

@@ -226,6 +226,7 @@ const VOICE_WINDOWS: ListSpec = {
   countMax: 2,
   itemBytes: 4,
   about: 'items: start, end as hh:mm',
+  itemNames: ['start', 'end'],
   read: (bytes, at) => ({
     start: clockText(bytes[at]!, bytes[at + 1]!),
     end: clockText(bytes[at + 2]!, bytes[at + 3]!),
