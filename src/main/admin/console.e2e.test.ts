@@ -232,7 +232,11 @@ describe('console in Chromium', {
   }
   const linkTo = (name: string) =>
     page.getByRole('navigation', { name: /^(?:Pages|页面)$/ }).getByRole('link', { name, exact: true })
-  const go = (name: string) => linkTo(name).click()
+  async function go(name: string): Promise<void> {
+    await linkTo(name).click()
+    // the page before it stays until the next one is drawn, and may hold the words that are looked for
+    await page.locator('h1', { hasText: new RegExp(`^${name}$`) }).waitFor({ state: 'attached' })
+  }
   const dialog = () => page.getByRole('dialog')
   async function confirm(name = 'Confirm'): Promise<void> {
     await dialog().getByRole('button', { name, exact: true }).click()
@@ -420,7 +424,7 @@ describe('console in Chromium', {
     await page.locator('td .badge', { hasText: 'Done' }).waitFor()
     await photograph('job')
     await go('Jobs')
-    await page.getByText('1 of 1').waitFor()
+    await page.getByText('1 of 1', { exact: true }).waitFor()
     await photograph('jobs')
   })
 
@@ -520,7 +524,7 @@ describe('console in Chromium', {
     await page.locator('#ports').waitFor()
     await photograph('device-zh-dark')
     await go('任务')
-    await page.getByText('1 / 1').waitFor()
+    await page.getByText('1 / 1', { exact: true }).waitFor()
     await photograph('jobs-zh-dark')
     // at 390 px the way to other pages is a menu
     await page.setViewportSize({ width: 390, height: 844 })
