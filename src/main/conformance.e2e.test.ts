@@ -92,9 +92,9 @@ test('21 is answered with result 0, and ports, voltage and temperature are known
   // 234.7 V, port 1 charging, port 2 with its relay stuck, signal 20, 28 degrees
   await answered(pile, PILE, 0xffff, 0x21, `${le(2347, 2)}02010914${le(93, 1)}`, '00')
   const known = await eventually(
-    'ports',
+    'ports and voltage, which are rows of their own',
     () => device(PILE_ID),
-    ({ ports }) => ports.length === 2,
+    ({ ports, voltage_v }) => ports.length === 2 && voltage_v !== null,
   )
   assert.deepEqual(
     known.ports.map(({ port, state, state_raw }: { port: number; state: string; state_raw: number }) => [
@@ -362,7 +362,7 @@ test('11 and 17: no answer; the host tells ICCID, IMEI and module', async () => 
   const known = await eventually(
     'host',
     () => device(HOST_ID),
-    ({ imei }) => imei !== null,
+    ({ imei, iccid }) => imei !== null && iccid !== null,
   )
   assert.deepEqual([known.iccid, known.imei, known.firmware], ['898604D9162390488111', '868822041234567', '2.86'])
 })
