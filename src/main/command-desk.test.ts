@@ -14,7 +14,7 @@ import { readRows } from '../rows/row.ts'
 import { COMMAND_STATUS, PRIORITY } from '../session/command-lane.ts'
 import { allocateDirectory, type Claim, Directory } from '../shared/directory.ts'
 import { allocateOutbox, OutboxConsumer, OutboxProducer } from '../shared/outbox.ts'
-import { CommandDesk, type StoredCommand } from './command-desk.ts'
+import { CommandDesk, type KnownMessageId, type StoredCommand } from './command-desk.ts'
 import type { CommandProgress, CommandStore } from './command-store.ts'
 import type { Log } from './log.ts'
 
@@ -79,19 +79,22 @@ class Bench {
     return (answer as { claim: Claim }).claim
   }
 
-  accept(commandId: string, more: Partial<StoredCommand> = {}): void {
-    this.desk.accept({
-      commandId,
-      deviceId: '04ab373b',
-      name: 'locate',
-      fields: { locateS: 5 },
-      priority: PRIORITY.background,
-      expiresMs: 60_000,
-      wireHex: '',
-      socket: 0,
-      port: 0,
-      ...more,
-    })
+  accept(commandId: string, more: Partial<StoredCommand> = {}, known?: KnownMessageId): void {
+    this.desk.accept(
+      {
+        commandId,
+        deviceId: '04ab373b',
+        name: 'locate',
+        fields: { locateS: 5 },
+        priority: PRIORITY.background,
+        expiresMs: 60_000,
+        wireHex: '',
+        socket: 0,
+        port: 0,
+        ...more,
+      },
+      known,
+    )
   }
 
   /** What a shard finds in its mailbox. */
@@ -184,6 +187,64 @@ describe('order of arrival', () => {
     bench.desk.returned({ commandId: 'a', attempts: 0, messageId: undefined })
     await bench.mail()
     assert.equal(bench.lastMessageIds, 2)
+  })
+})
+
+describe('what goes with a command', () => {
+  test('the latest message id, read while the session was there, saves the question; of an older session it does not', async () => {
+    const { epoch } = bench.connect()
+    assert.equal(bench.desk.epochOf(KEY), epoch)
+    bench.accept('a', {}, { epoch, messageId: 41 })
+    assert.deepEqual(
+      (await bench.mail()).map(({ lastMessageId }) => lastMessageId),
+      [41],
+    )
+    assert.equal(bench.lastMessageIds, 0)
+    bench.desk.moved('a', COMMAND_STATUS.acked)
+    bench.connect()
+    bench.accept('b', {}, { epoch, messageId: 41 })
+    assert.deepEqual(
+      (await bench.mail()).map(({ lastMessageId }) => lastMessageId),
+      [7],
+    )
+    // the table's own answer stands, however old what came with the next one is
+    bench.accept('c', {}, { epoch: bench.desk.epochOf(KEY)!, messageId: 3 })
+    assert.deepEqual(
+      (await bench.mail()).map(({ lastMessageId }) => lastMessageId),
+      [7],
+    )
+    assert.equal(bench.lastMessageIds, 1)
+  })
+})
+
+describe('on the way to a device', () => {
+  test('the first command of a device that is there, until it is heard to be sent', async () => {
+    bench.accept('waits')
+    assert.equal(bench.desk.dispatchingCount, 0, 'its device is away')
+    bench.connect()
+    await bench.mail()
+    bench.desk.moved('waits', COMMAND_STATUS.acked)
+    bench.accept('a')
+    bench.accept('b')
+    assert.equal(bench.desk.dispatchingCount, 1, 'b waits for a, not for us')
+    await bench.mail()
+    assert.equal(bench.desk.dispatchingCount, 1)
+    bench.desk.moved('a', COMMAND_STATUS.sent)
+    assert.equal(bench.desk.dispatchingCount, 0)
+  })
+
+  test('one that comes back, or finds no way, is waiting again', async () => {
+    const claim = bench.connect()
+    bench.accept('a')
+    await bench.mail()
+    bench.desk.returned({ commandId: 'a', attempts: 0, messageId: undefined })
+    assert.equal(bench.desk.dispatchingCount, 0)
+    bench.desk.moved('a', COMMAND_STATUS.expired)
+    bench.accept('b')
+    assert.equal(bench.directory.giveBack(claim), true)
+    await turn()
+    bench.desk.sweep()
+    assert.equal(bench.desk.dispatchingCount, 0)
   })
 })
 

@@ -60,6 +60,13 @@ interface LastMessageId {
   messageId: number | null | undefined
 }
 
+/** What the database knew when the session `epoch` spoke for the device already. */
+export interface KnownMessageId {
+  readonly epoch: number
+  /** null: no id was given yet */
+  readonly messageId: number | null
+}
+
 interface Cancel {
   readonly live: Live
   readonly resolve: (answer: CancelAnswer) => void
@@ -97,6 +104,8 @@ export class CommandDesk {
   readonly #byDevice = new Map<number, Set<Live>>()
   readonly #cancels = new Map<number, Cancel>()
   readonly #lastMessageIds = new Map<number, LastMessageId>()
+  /** Whose device could take them at once, and of which no send was heard yet. */
+  readonly #dispatching = new Set<Live>()
   #questionId = 0
   #timer: NodeJS.Timeout | undefined
 
@@ -107,6 +116,20 @@ export class CommandDesk {
   /** Commands without a fate. */
   get count(): number {
     return this.#live.size
+  }
+
+  /**
+   * Commands on their way to devices that could take them at once: nothing else waits there. What waits for its device, or
+   * behind another command of its device, is not among them.
+   */
+  get dispatchingCount(): number {
+    return this.#dispatching.size
+  }
+
+  /** Of the session that speaks for a device, if one does: what the database knows from now on can go with a command. */
+  epochOf(deviceKey: number): number | undefined {
+    const claim = this.#options.directory.look(deviceKey)
+    return claim?.isOnline === true ? claim.epoch : undefined
   }
 
   newCommandId(): string {
@@ -130,15 +153,26 @@ export class CommandDesk {
       })
   }
 
-  /** Takes over a command that is committed in `outbound_queue` with status queued. */
-  accept(command: StoredCommand): void {
-    this.#take(command, 0, undefined)
+  /**
+   * Takes over a command that is committed in `outbound_queue` with status queued.
+   * @param known read after `epochOf` said its epoch; saves the question
+   */
+  accept(command: StoredCommand, known?: KnownMessageId): void {
+    this.#take(command, 0, undefined, known)
   }
 
-  #take(command: StoredCommand, attempts: number, messageId: number | undefined): void {
+  #take(
+    command: StoredCommand,
+    attempts: number,
+    messageId: number | undefined,
+    known: KnownMessageId | undefined,
+  ): void {
     const found = parseAnyDeviceId(command.deviceId)
     if (found === undefined) throw new Error(`command ${command.commandId} for no device of ours: ${command.deviceId}`)
     const deviceKey = deviceKeyOf(found.protocol, found.deviceNo)
+    const epoch = this.epochOf(deviceKey)
+    if (known !== undefined && known.epoch === epoch && this.#lastMessageIds.get(deviceKey)?.epoch !== epoch)
+      this.#lastMessageIds.set(deviceKey, { ...known })
     const live: Live = {
       ...command,
       deviceKey,
@@ -152,6 +186,7 @@ export class CommandDesk {
     this.#live.set(live.commandId, live)
     const ofDevice = this.#byDevice.get(deviceKey) ?? new Set()
     this.#byDevice.set(deviceKey, ofDevice.add(live))
+    if (epoch !== undefined && ofDevice.size === 1) this.#dispatching.add(live)
     this.#options.onHeld(1)
     this.#deliver(deviceKey)
   }
@@ -238,6 +273,7 @@ export class CommandDesk {
   }
 
   #hold(live: Live): void {
+    this.#dispatching.delete(live)
     live.state = 'held'
     this.#options.onHeld(1)
   }
@@ -264,6 +300,7 @@ export class CommandDesk {
   moved(commandId: string, status: number): void {
     const live = this.#live.get(commandId)
     if (live === undefined) return
+    this.#dispatching.delete(live)
     if (status === COMMAND_STATUS.sent) {
       live.attempts++
       return
@@ -272,6 +309,7 @@ export class CommandDesk {
   }
 
   #forget(live: Live): void {
+    this.#dispatching.delete(live)
     if (live.state === 'held') this.#options.onHeld(-1)
     this.#live.delete(live.commandId)
     this.#options.onFinal?.(live.commandId)
@@ -351,6 +389,8 @@ export class CommandDesk {
     const waiting = new Set<number>()
     for (const live of this.#live.values()) {
       if (live.state !== 'held') continue
+      // its device went meanwhile, or its mailbox is full
+      this.#dispatching.delete(live)
       if (live.isTold !== undefined) {
         if (live.isTold()) told.push(live)
       } else if (live.expiresMs > nowMs) waiting.add(live.deviceKey)
@@ -392,7 +432,7 @@ export class CommandDesk {
     for (const row of rows) {
       const problem = problemOf(row)
       if (problem === undefined) {
-        this.#take(row, row.attempts, row.messageId ?? undefined)
+        this.#take(row, row.attempts, row.messageId ?? undefined, undefined)
         continue
       }
       // stored by another release, or by hand: it would take its shard's thread along when it is sent

@@ -1,5 +1,6 @@
 /** What the command desk asks of `outbound_queue`. Thread: main; every call throws when the database does not answer. */
 
+import { parameters } from '../../workers/writer/columns.ts'
 import { insertSpan } from '../../workers/writer/insert.ts'
 import type { Fields } from '../codec/protocol.ts'
 import { commandFateRow } from '../rows/index.ts'
@@ -50,6 +51,14 @@ interface Ending {
   readonly reject: (error: unknown) => void
 }
 
+/** Subquery: the id of the command of device `id` that was sent last, if one was. */
+export const lastMessageIdOf = (id: string) => `(
+  select message_id from outbound_queue
+  where device_id = ${id} and message_id is not null and sent_at is not null order by sent_at desc limit 1)`
+const LAST_MESSAGE_IDS = `
+  select i.device_id, q.message_id
+  from (select distinct unnest($1::text[]) as device_id) i cross join lateral ${lastMessageIdOf('i.device_id')} q`
+
 /** Fates of one transaction. */
 const ENDINGS_MAX = 500
 
@@ -75,11 +84,10 @@ export class SqlCommandStore implements CommandStore {
     const questions = this.#questions
     this.#questions = []
     try {
-      const rows = await this.#sql<{ device_id: string; message_id: number }[]>`
-        select i.device_id, q.message_id
-        from (select distinct unnest(${questions.map(({ deviceId }) => deviceId)}::text[]) as device_id) i
-        cross join lateral (select message_id from outbound_queue
-          where device_id = i.device_id and message_id is not null order by sent_at desc nulls last limit 1) q`
+      const ids = parameters({ ids: 'text' }, { ids: questions.map(({ deviceId }) => deviceId) })
+      const rows = await this.#sql.unsafe<{ device_id: string; message_id: number }[]>(LAST_MESSAGE_IDS, ids, {
+        prepare: true,
+      })
       const byDevice = new Map(rows.map((row) => [row.device_id, Number(row.message_id)]))
       for (const { deviceId, resolve } of questions) resolve(byDevice.get(deviceId))
     } catch (error) {

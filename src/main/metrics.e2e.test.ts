@@ -180,6 +180,10 @@ test('every exported series moves', async (context) => {
   const { json: job, text } = await started.ask('POST', '/api/v1/jobs', { body })
   assert.ok(job.job_id, text)
   assert.equal((await started.ask('POST', `/api/v1/jobs/${job.job_id}/cancel`)).status, 200)
+  // one look finds them waiting, however short
+  const ask = () => started.ask('POST', '/api/v1/devices/04600009/commands', { body: { name: 'locate' } })
+  const [answers] = await Promise.all([Promise.all(Array.from({ length: 40 }, ask)), read()])
+  assert.ok(answers.every(({ status }) => status === 404))
   isReading = false
   await reader
 

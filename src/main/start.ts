@@ -440,6 +440,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     counters: countersMemory,
     version: VERSION,
     gauges: {
+      command_requests_pending: () => [{ labels: {}, value: commands.pendingRequests }],
       rows_pending: () =>
         lanes.map(({ relays }, shard) => ({
           labels: { shard: String(shard) },

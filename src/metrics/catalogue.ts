@@ -234,6 +234,12 @@ export const METRICS = {
     labels: [],
     combinations: () => [[]],
   },
+  command_requests_pending: {
+    from: 'main',
+    type: 'gauge',
+    help: 'Requests for commands that wait for their device’s turn or their transaction',
+    labels: [],
+  },
   rows_total: {
     from: 'threads',
     type: 'counter',

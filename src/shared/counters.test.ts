@@ -122,6 +122,7 @@ describe('scrape', () => {
     counters: memory,
     version: '1.2.3',
     gauges: {
+      command_requests_pending: () => [],
       rows_pending: () => [{ labels: { shard: '0' }, value: 3 }],
       spool_bytes: () => {
         throw new Error('the folder is gone')

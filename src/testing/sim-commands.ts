@@ -173,13 +173,15 @@ export class CommandTable implements CommandStore {
   }
 
   lastMessageId(deviceId: string): Promise<number | undefined> {
-    return this.ask(() => {
-      let latest: Row | undefined
-      for (const row of this.rows.values())
-        if (row.command.deviceId === deviceId && row.messageId !== null)
-          if (latest === undefined || row.sentMs! >= latest.sentMs!) latest = row
-      return latest?.messageId ?? undefined
-    })
+    return this.ask(() => this.latestMessageId(deviceId))
+  }
+
+  latestMessageId(deviceId: string): number | undefined {
+    let latest: Row | undefined
+    for (const row of this.rows.values())
+      if (row.command.deviceId === deviceId && row.messageId !== null)
+        if (latest === undefined || row.sentMs! >= latest.sentMs!) latest = row
+    return latest?.messageId ?? undefined
   }
 
   end(commandId: string, status: number, reason: string): Promise<boolean> {
@@ -534,7 +536,10 @@ export class Operators {
     const world = this.#world
     const { time, random } = world
     const gateway = this.#gatewayOf()
-    const commandId = `c${++this.#count}`
+    const number = ++this.#count
+    const commandId = `c${number}`
+    // asked before the table is read; every other time, so that the desk asks by itself, too
+    const epoch = number % 2 === 0 ? gateway?.desk.epochOf(target.deviceKey) : undefined
     const expiresMs = this.#wallStartMs + time.nowMs + random.pick([1_000, 4_000, 10_000, 30_000, 60_000])
     const { deviceId } = target
     const isCancelled = world.goesWrong(0.15)
@@ -546,6 +551,8 @@ export class Operators {
       if (planned === undefined) return
       const { kind, orderNo, order, ...rest } = planned
       const command: StoredCommand = { commandId, deviceId, expiresMs, ...rest }
+      const messageId = this.table.latestMessageId(deviceId) ?? null
+      const known = epoch === undefined ? undefined : { epoch, messageId }
       this.#commands.set(commandId, { ...command, ...target })
       this.table.insert(command, kind, orderNo)
       if (order !== undefined) this.orders.insert({ ...order, commandId })
@@ -553,7 +560,7 @@ export class Operators {
       world.covered('command.stored')
       this.#acceptedAt.set(commandId, this.table.rows.size)
       time.after(1, () => {
-        if (gateway.isAlive) gateway.desk.accept(command)
+        if (gateway.isAlive) gateway.desk.accept(command, known)
       })
       if (isCancelled) time.after(cancelMs, () => this.#cancel(commandId))
     })

@@ -8,12 +8,13 @@
  */
 import { type Columns, parameters, source } from '../../../workers/writer/columns.ts'
 import { all, pick, run } from '../../../workers/writer/statements.ts'
-import type { Fields, Protocol } from '../../codec/protocol.ts'
+import { deviceKey, type Fields, type Protocol } from '../../codec/protocol.ts'
 import type { ApiKey } from '../../config/api-keys.ts'
 import { HttpError } from '../../errors/errors.ts'
 import type { ChargeMode } from '../../orders/charge-plan.ts'
 import { COMMAND_STATUS } from '../../session/command-lane.ts'
-import type { CommandDesk, StoredCommand } from '../command-desk.ts'
+import type { CommandDesk, KnownMessageId, StoredCommand } from '../command-desk.ts'
+import { lastMessageIdOf } from '../command-store.ts'
 import { databaseErrorCode, type Sql, type TransactionSql } from '../database/connect.ts'
 import { assertEncodes } from './catalogue.ts'
 
@@ -113,19 +114,29 @@ export interface Stored {
 
 export interface IntakeOptions {
   readonly sql: Sql
-  readonly desk: Pick<CommandDesk, 'admit' | 'accept' | 'newCommandId'>
+  readonly desk: Pick<CommandDesk, 'admit' | 'accept' | 'newCommandId' | 'dispatchingCount' | 'epochOf'>
   /** Asked when everything else is well, so that a repeat or a mistake costs no token. @throws HttpError */
   readonly takeDeviceToken: (deviceId: string) => void
   /** The connection broke while this was being committed: nobody knows whether it is in the table. */
   readonly onDoubt: (command: StoredCommand) => void
   /** ms since the epoch */
   readonly now: () => number
+  readonly nowMonoMs: () => number
 }
 
 /** Two: one is prepared while the other one waits for its sync. */
 const TRANSACTIONS_MAX = 2
 /** A transaction of so many takes some 50 ms on two busy cores. */
 const REQUESTS_MAX = 256
+/**
+ * Commands on their way to devices that could take them at once. With more of them the next transaction waits: what comes
+ * faster than it leaves waits before its 202 instead of behind it. Without this bound 5,000 starts in a burst reached their
+ * devices 0.6 to 1.0 s after their 202 (p99); with it 0.25 s, and the burst was over as soon.
+ */
+export const DISPATCHING_MAX = 200
+/** But not for longer, whatever holds them up. */
+export const HOLD_MS_MAX = 150
+const HOLD_LOOK_MS = 3
 const UNIQUE_VIOLATION = '23505'
 /** `outbound_queue.result.reason` of a stop that had nothing to stop: the start was still waiting and was cancelled. */
 export const START_CANCELLED = 'start_cancelled'
@@ -139,7 +150,12 @@ interface Entry {
 
 /** What a request came to within a transaction. */
 type Outcome =
-  | { readonly kind: 'stored'; readonly planned: Planned; readonly commandId: string }
+  | {
+      readonly kind: 'stored'
+      readonly planned: Planned
+      readonly commandId: string
+      readonly lastMessageId: KnownMessageId | undefined
+    }
   | { readonly kind: 'repeated'; readonly stored: Stored }
   | { readonly kind: 'refused'; readonly error: unknown }
 
@@ -148,6 +164,7 @@ export class Intake {
   #waiting: Entry[] = []
   #underWay = 0
   #isPumpPlanned = false
+  #begunMonoMs = Number.NEGATIVE_INFINITY
   /** Of requests in transactions under way: who has the same waits, and finds what the other one stored. */
   readonly #names = new Set<string>()
   readonly #paid = new WeakSet<IntakeRequest>()
@@ -174,14 +191,20 @@ export class Intake {
   #plan(): void {
     if (this.#isPumpPlanned) return
     this.#isPumpPlanned = true
-    setImmediate(() => {
+    const pump = () => {
       this.#isPumpPlanned = false
       this.#pump()
-    })
+    }
+    if (this.#isHeld()) setTimeout(pump, HOLD_LOOK_MS)
+    else setImmediate(pump)
   }
 
   #pump(): void {
     while (this.#underWay < TRANSACTIONS_MAX) {
+      if (this.#waiting.length > 0 && this.#isHeld()) {
+        this.#plan()
+        return
+      }
       const entries: Entry[] = []
       const left: Entry[] = []
       for (const entry of this.#waiting)
@@ -190,12 +213,20 @@ export class Intake {
       if (entries.length === 0) return
       this.#waiting = left
       this.#underWay++
+      this.#begunMonoMs = this.#options.nowMonoMs()
       void this.#together(entries).finally(() => {
         this.#underWay--
         for (const { names } of entries) for (const name of names) this.#names.delete(name)
         this.#plan()
       })
     }
+  }
+
+  #isHeld(): boolean {
+    return (
+      this.#options.desk.dispatchingCount >= DISPATCHING_MAX &&
+      this.#options.nowMonoMs() - this.#begunMonoMs < HOLD_MS_MAX
+    )
   }
 
   #claimNames({ names }: Entry): boolean {
@@ -253,7 +284,7 @@ export class Intake {
       else {
         const { planned, commandId } = outcome
         const isDone = planned.isDone === true
-        if (!isDone) this.#options.desk.accept(commandOf(request, outcome))
+        if (!isDone) this.#options.desk.accept(commandOf(request, outcome), outcome.lastMessageId)
         resolve({ commandId, orderNo: planned.orderNo, isDone })
       }
     }
@@ -263,9 +294,11 @@ export class Intake {
   /** @param outcomes one per entry, in order, as soon as what it says might be in the table */
   async #within(tx: TransactionSql, entries: readonly Entry[], outcomes: Outcome[]): Promise<void> {
     const requests = entries.map(({ request }) => request)
+    const { desk } = this.#options
+    const epochs = requests.map(({ target: { protocol, deviceNo } }) => desk.epochOf(deviceKey(protocol, deviceNo)))
     const known = await factsOf(tx, requests)
     for (const [index, request] of requests.entries()) {
-      const outcome = await this.#outcomeOf(tx, request, known, index)
+      const outcome = await this.#outcomeOf(tx, request, known, index, epochs[index])
       outcomes.push(outcome)
       if (outcome.kind === 'stored') this.#uncommitted++
     }
@@ -276,7 +309,14 @@ export class Intake {
     if (rows.length > 0) await insert(tx, rows, this.#options.now())
   }
 
-  async #outcomeOf(tx: TransactionSql, request: IntakeRequest, known: Known, index: number): Promise<Outcome> {
+  /** @param epoch of the session that spoke for the device before `known` was read */
+  async #outcomeOf(
+    tx: TransactionSql,
+    request: IntakeRequest,
+    known: Known,
+    index: number,
+    epoch: number | undefined,
+  ): Promise<Outcome> {
     const { desk, takeDeviceToken } = this.#options
     const { target, digest, plan, orderNo, caller } = request
     const { deviceId, deviceNo, protocol } = target
@@ -285,7 +325,7 @@ export class Intake {
       if (device === undefined) throw new HttpError('NOT_FOUND', `no device ${deviceId}`)
       const earlier = known.earlier[index]
       if (earlier !== undefined) return { kind: 'repeated', stored: answerOf(earlier, digest) }
-      const { tariff, port_count: portCount } = device
+      const { tariff, port_count: portCount, message_id: messageId } = device
       const planned = await plan({ tariff, portCount, running: known.running[index] }, tx)
       if (orderNo !== undefined && known.takenOrderNos.has(orderNo) && planned.order !== undefined)
         throw new HttpError('CONFLICT', 'order_no is taken', { field: 'order_no' })
@@ -298,7 +338,8 @@ export class Intake {
         if (!this.#paid.has(request)) takeDeviceToken(deviceId)
         this.#paid.add(request)
       }
-      return { kind: 'stored', planned, commandId: desk.newCommandId() }
+      const lastMessageId = epoch === undefined ? undefined : { epoch, messageId }
+      return { kind: 'stored', planned, commandId: desk.newCommandId(), lastMessageId }
     } catch (error) {
       // an error of the database breaks the transaction, for all of them
       if (!(error instanceof HttpError) && databaseErrorCode(error) !== undefined) throw error
@@ -336,6 +377,8 @@ interface DeviceRow {
   readonly device_id: string
   readonly tariff: unknown
   readonly port_count: number | null
+  /** Of the command that was sent last. */
+  readonly message_id: number | null
 }
 
 interface Earlier {
@@ -361,7 +404,7 @@ const LOCK_DEVICES = `
   from (select distinct hashtextextended(i.device_id, 4) as key from ${source(DEVICE_IDS)} order by 1) l`
 const TENANT_DEVICES = { tenant_id: 'text', device_id: 'text' } as const satisfies Columns
 const LOAD_DEVICES = `
-  select d.tenant_id, d.device_id, d.tariff, d.port_count
+  select d.tenant_id, d.device_id, d.tariff, d.port_count, ${lastMessageIdOf('d.device_id')} as message_id
   from ${source(TENANT_DEVICES)} join devices d on d.device_id = i.device_id and d.tenant_id = i.tenant_id`
 const EARLIER_COLUMNS = `i.ordinal, q.command_id, q.order_no, q.request_digest,
   q.kind = 'stop' and coalesce(q.result ->> 'reason', '') = '${START_CANCELLED}' as is_start_cancelled`

@@ -94,7 +94,7 @@ export interface Accepted {
 export interface CommandServiceOptions {
   readonly sql: Sql
   readonly log: Log
-  readonly desk: Pick<CommandDesk, 'admit' | 'accept' | 'cancel' | 'newCommandId'>
+  readonly desk: Pick<CommandDesk, 'admit' | 'accept' | 'cancel' | 'newCommandId' | 'dispatchingCount' | 'epochOf'>
   readonly commandExpiryMs: number
   /** Tokens per second; a bucket holds twice as many. */
   readonly limits: { readonly perKeyPerS: number; readonly perDevicePerS: number; readonly fleetPerS: number }
@@ -108,6 +108,7 @@ export class CommandService {
   /** The last request per device; the next one waits for it. */
   readonly #turns = new Map<string, Promise<unknown>>()
   readonly #intake: Intake
+  #pendingRequests = 0
 
   constructor(options: CommandServiceOptions) {
     this.#options = options
@@ -121,7 +122,13 @@ export class CommandService {
       takeDeviceToken: (deviceId) => this.#takeToken('device', deviceId),
       onDoubt: (command) => this.#doubt(command),
       now,
+      nowMonoMs: () => performance.now(),
     })
+  }
+
+  /** Requests for commands that wait for their device's turn or their transaction. */
+  get pendingRequests(): number {
+    return this.#pendingRequests
   }
 
   /**
@@ -348,14 +355,24 @@ export class CommandService {
     return now() + (expiresInS === undefined ? commandExpiryMs : expiresInS * 1_000)
   }
 
-  /** One request of a device after the other. */
+  /**
+   * One request of a device after the other.
+   * @throws HttpError TOO_MANY_REQUESTS too many wait, over all devices
+   */
   async #inTurn<T>(deviceId: string, work: () => Promise<T>): Promise<T> {
+    if (this.#pendingRequests >= PENDING_REQUESTS_MAX)
+      throw new HttpError('TOO_MANY_REQUESTS', 'too many requests for commands wait', {
+        limit: PENDING_REQUESTS_MAX,
+        retry_after_s: 1,
+      })
+    this.#pendingRequests++
     const before = this.#turns.get(deviceId)
     const turn = before === undefined ? work() : before.then(work, work)
     this.#turns.set(deviceId, turn)
     try {
       return await turn
     } finally {
+      this.#pendingRequests--
       if (this.#turns.get(deviceId) === turn) this.#turns.delete(deviceId)
     }
   }
@@ -420,6 +437,8 @@ export class CommandService {
   }
 }
 
+/** Some 20 MB, and what two busy cores take in four seconds. */
+const PENDING_REQUESTS_MAX = 8_192
 /** Rolls a transaction back. */
 const NOT_WANTED = new Error('not wanted any more')
 const DOUBT_EVERY_MS = 500

@@ -1,0 +1,126 @@
+/**
+ * Claim: requests wait before their transaction while too many commands are on their way to devices that are there; they
+ * go as soon as those have left, and after HOLD_MS_MAX whatever happens. Tried on the real schema; the desk is a number,
+ * and so is the clock.
+ */
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { parseApiKeys } from '../../config/api-keys.ts'
+import { HttpError } from '../../errors/errors.ts'
+import { parseAnyDeviceId } from '../../protocols/index.ts'
+import { PRIORITY } from '../../session/command-lane.ts'
+import { openTestDatabase, type TestDatabase } from '../../testing/database.ts'
+import type { KnownMessageId, StoredCommand } from '../command-desk.ts'
+import { DISPATCHING_MAX, HOLD_MS_MAX, Intake, type IntakeRequest, type Planned } from './intake.ts'
+
+const DEVICE_ID = '04000001'
+const target = { deviceId: DEVICE_ID, ...parseAnyDeviceId(DEVICE_ID)! }
+const [key] = parseApiKeys('op:op-secret:operator').keys.values()
+let database: TestDatabase
+let intake: Intake
+before(async () => {
+  database = await openTestDatabase()
+  const { sql } = database
+  await sql`insert into devices (device_id) values (${DEVICE_ID})`
+  await sql`insert into outbound_queue ${sql({
+    command_id: 'earlier',
+    device_id: DEVICE_ID,
+    name: 'locate',
+    expires_at: new Date(),
+    message_id: 41,
+    sent_at: new Date(),
+    attempts: 1,
+    status: 2,
+    finished_at: new Date(),
+  })}`
+  intake = new Intake({
+    sql,
+    desk,
+    takeDeviceToken: () => {},
+    onDoubt: () => {},
+    now: Date.now,
+    nowMonoMs: () => nowMonoMs,
+  })
+})
+after(() => database.close())
+
+class Desk {
+  dispatchingCount = 0
+  epoch: number | undefined = 3
+  readonly accepted: [StoredCommand, KnownMessageId | undefined][] = []
+  epochOf = () => this.epoch
+  admit = () => {}
+  newCommandId = () => `c${this.accepted.length}-${Math.random()}`
+  accept = (command: StoredCommand, known?: KnownMessageId) => void this.accepted.push([command, known])
+}
+
+const desk = new Desk()
+let nowMonoMs = 1_000_000
+const planned: Planned = {
+  kind: 'other',
+  name: 'locate',
+  fields: { locateS: 5 },
+  params: {},
+  priority: PRIORITY.background,
+  expiresMs: Date.now() + 60_000,
+  wireHex: '',
+  socket: 0,
+  port: 0,
+  orderNo: null,
+}
+const request = (): IntakeRequest => ({
+  caller: { key: key!, requestId: 'r', remoteAddress: '127.0.0.1', idempotencyKey: undefined },
+  target,
+  route: 'command',
+  digest: '',
+  orderNo: undefined,
+  about: undefined,
+  plan: async () => planned,
+})
+
+test('what the table knew goes with a command of a device that is there, and only then', async () => {
+  await intake.store(request())
+  desk.epoch = undefined
+  await intake.store(request())
+  desk.epoch = 3
+  assert.deepEqual(
+    desk.accepted.map(([, known]) => known),
+    [{ epoch: 3, messageId: 41 }, undefined],
+  )
+})
+
+test('held while too many are on their way, until they have left', async () => {
+  desk.dispatchingCount = DISPATCHING_MAX
+  let isStored = false
+  const stored = intake.store(request()).then(() => {
+    isStored = true
+  })
+  await sleep(60)
+  assert.equal(isStored, false)
+  desk.dispatchingCount = DISPATCHING_MAX - 1
+  await stored
+})
+
+test('held for so long and no longer', async () => {
+  desk.dispatchingCount = DISPATCHING_MAX
+  nowMonoMs += HOLD_MS_MAX
+  await intake.store(request())
+  let isStored = false
+  const stored = intake.store(request()).then(() => {
+    isStored = true
+  })
+  await sleep(60)
+  assert.equal(isStored, false, 'the clock of the hold begins anew with each transaction')
+  nowMonoMs += HOLD_MS_MAX
+  await stored
+  desk.dispatchingCount = 0
+})
+
+test('a refusal is heard at once when nothing holds', async () => {
+  const refused: IntakeRequest = {
+    ...request(),
+    plan: () => Promise.reject(new HttpError('FAILED_PRECONDITION', 'no')),
+  }
+  await assert.rejects(intake.store(refused), { code: 'FAILED_PRECONDITION' })
+})
