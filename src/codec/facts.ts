@@ -150,7 +150,6 @@ export type Fact =
       /** BKV: of the order that the swipe asks for; tells one swipe from the next, as its frames have no number. */
       readonly businessNo?: number
       readonly balanceFen?: number
-      readonly cardId2?: string
     }
   | {
       readonly fact: 'alarm'

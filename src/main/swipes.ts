@@ -7,7 +7,7 @@ import type { ApiKey } from '../config/api-keys.ts'
 import { HttpError } from '../errors/errors.ts'
 import { parseAnyDeviceId } from '../protocols/index.ts'
 import type { CardQuestion } from '../session/effects.ts'
-import type { ChargeBody, CommandService } from './commands/service.ts'
+import type { CommandService } from './commands/service.ts'
 import type { Sql } from './database/connect.ts'
 import type { Log } from './log.ts'
 
@@ -17,47 +17,25 @@ export interface SwipesOptions {
   readonly commands: CommandService
 }
 
-/** Swipes of one card at one port within this are one; the port's running order stands in the way of later ones. */
+/** A frame that is repeated within this is one swipe; the port's running order stands in the way of later ones. */
 const SAME_SWIPE_MS = 30_000
 
-/**
- * Starts the charge a swipe asked for: up to the card's balance where a tariff can count it, else until full. A card
- * per month has no balance to watch.
- */
+/** Starts the charge a swipe asked for: `CommandService.chargeByCard`. */
 export async function chargeByCard(options: SwipesOptions, question: CardQuestion, answer: CardAnswer): Promise<void> {
-  const { deviceId, cardId, port, socket } = question
+  const { deviceId, cardId, port, socket, messageId } = question
   if (answer.status !== 'ok' || port === 0 || parseAnyDeviceId(deviceId)?.protocol.name !== 'ap3000') return
   try {
-    const [device] = await options.sql<{ tenant_id: string; has_tariff: boolean; promised_fen: number }[]>`
-      select d.tenant_id, d.tariff is not null as has_tariff,
-        (select coalesce(sum((o.request->>'amount_fen')::bigint), 0) from orders o
-         where o.tenant_id = d.tenant_id and o.card_id = ${cardId}
-           and o.state in ('pending', 'starting', 'charging', 'stopping')) as promised_fen
-      from devices d where d.device_id = ${deviceId}`
+    const [device] = await options.sql<{ tenant_id: string }[]>`
+      select tenant_id from devices where device_id = ${deviceId}`
     if (device === undefined) return
     const key: ApiKey = { id: 'card', secret: '', role: 'operator', tenant: device.tenant_id, isHmacOnly: true }
-    const isCounted = device.has_tariff && answer.rateMode !== 'monthly'
-    // what other ports may still use up is not there a second time
-    const leftFen = answer.balanceFen - Number(device.promised_fen)
-    if (isCounted && leftFen <= 0) {
-      options.log.warn({
-        event: 'swipe.unstarted',
-        deviceId,
-        port,
-        msg: 'the card’s balance is promised to running orders',
-      })
-      return
-    }
-    const body: ChargeBody = isCounted
-      ? { port, socket, mode: 'budget', amount_fen: leftFen }
-      : { port, socket, mode: 'full' }
-    // a retransmitted or impatient swipe is the same one (AP3000 5)
-    const requestId = `swipe-${deviceId}-${port}-${cardId}-${Math.floor(Date.now() / SAME_SWIPE_MS)}`
-    await options.commands.charge(
+    // a retransmitted swipe is the same one (AP3000 5)
+    const requestId = `swipe-${deviceId}-${port}-${cardId}-${messageId}-${Math.floor(Date.now() / SAME_SWIPE_MS)}`
+    await options.commands.chargeByCard(
       { key, requestId, remoteAddress: 'device', idempotencyKey: requestId },
       deviceId,
-      body,
-      cardId,
+      { port, socket },
+      { cardId, isMonthly: answer.rateMode === 'monthly' },
     )
   } catch (error) {
     // the user hears the balance and sees nothing start; why is in the log

@@ -47,6 +47,8 @@ export interface CardQuestion {
   readonly socket: number
   /** From 1; 0: only the balance is asked for, nothing is to be started. */
   readonly port: number
+  /** Of the swipe: a repeat of the frame has the same, the next swipe another one. */
+  readonly messageId: number
 }
 
 /** What main needs to send a command again elsewhere. */

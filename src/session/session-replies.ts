@@ -158,7 +158,7 @@ export class SessionReplies {
     })
     const { cardId, socket, port } = swipe
     this.#facts.swipe = undefined
-    this.#world.effects.askCard({ questionId, deviceId: session.record.deviceId, cardId, socket, port })
+    this.#world.effects.askCard({ questionId, deviceId: session.record.deviceId, cardId, socket, port, messageId })
   }
 
   /** @param answer undefined: the cards table could not be asked; the device is not answered and decides by itself */

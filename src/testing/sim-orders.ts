@@ -240,7 +240,9 @@ export class ModelOrders {
     const world = this.#world
     const cards = book.cardsWanted.flatMap(({ tenantId, cardId }): CardBalance[] => {
       const card = this.cards.get(cardId.toLowerCase())
-      return card === undefined ? [] : [{ tenantId, cardId, rateMode: card.rateMode, balanceFen: card.balanceFen }]
+      return card === undefined
+        ? []
+        : [{ tenantId, cardId, rateMode: card.rateMode, expiresMs: null, balanceFen: card.balanceFen }]
     })
     for (const { cardId, balanceFen } of book.chargeCards(cards)) {
       const card = this.cards.get(cardId.toLowerCase()) as ModelCard

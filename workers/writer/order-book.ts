@@ -181,6 +181,8 @@ export interface CardBalance {
   readonly cardId: string
   /** `cards.rate_mode`. */
   readonly rateMode: number
+  /** Of a month that is paid; null: without end. */
+  readonly expiresMs: number | null
   readonly balanceFen: number
 }
 
@@ -553,13 +555,16 @@ export class OrderBook {
     order.wireHex ??= row.wireHex
     // who started it is said at its end only, unless we did
     if (order.commandId === null) order.origin = row.origin
-    order.cardId = row.cardId ?? order.cardId
+    // what we began knows its card better: the identity of a social security card is in its swipe alone (AP3000 7, 02)
+    if (order.commandId === null || order.cardId === null) order.cardId = row.cardId ?? order.cardId
     order.businessNo = row.businessNo ?? order.businessNo
     order.startedMs ??= startedMs
     order.durationS = row.durationS
     order.endedMs = order.startedMs + row.durationS * 1_000
     order.energyWh = row.energyWh
-    order.maxPowerW = row.maxPowerW || (order.maxPowerW ?? 0)
+    order.maxPowerW = IS_POWER_OF_THE_END.has(row.protocol)
+      ? Math.max(row.maxPowerW ?? 0, order.maxPowerW ?? 0)
+      : row.maxPowerW || (order.maxPowerW ?? 0)
     order.endReason = row.endReason
     order.endReasonRaw = row.endReasonRaw
     order.failReason = null
@@ -739,19 +744,20 @@ export class OrderBook {
    */
   chargeCards(cards: readonly CardBalance[]): CardBalance[] {
     const balances = new Map<string, { -readonly [K in keyof CardBalance]: CardBalance[K] }>()
-    for (const card of cards)
-      if (card.rateMode !== MONTHLY) balances.set(`${card.tenantId}/${card.cardId.toLowerCase()}`, { ...card })
+    const charged = new Set<CardBalance>()
+    for (const card of cards) balances.set(`${card.tenantId}/${card.cardId.toLowerCase()}`, { ...card })
     for (const { order, event } of this.#cardBills) {
       const card = balances.get(cardOf(order))
-      if (card === undefined) continue
+      if (card === undefined || isMonthPaid(card, order)) continue
       this.#change(order)
       card.balanceFen -= order.amountFen! - (order.cardFen ?? 0)
       order.cardFen = order.amountFen
+      charged.add(card)
       // the electricity is gone: the debt is kept and said
       if (card.balanceFen < 0) this.counts.overdrawn++
       Object.assign(event.data, { card_balance_fen: card.balanceFen, is_overdrawn: card.balanceFen < 0 })
     }
-    return [...balances.values()]
+    return [...charged]
   }
 
   /** After the cards were charged. */
@@ -768,8 +774,17 @@ export class OrderBook {
 
 const settlementKey = (order: Order) => `${placeOf(order)}/${order.orderKey}`
 
-/** `cards.rate_mode`: the month is paid, its charges cost nothing more. */
+/**
+ * Whose end report says the power of the last moment, not the highest of the charge (BKV 6, 02): what the progress said
+ * counts as well, or the tier, and with it the price, would hang on the watts at the end.
+ */
+const IS_POWER_OF_THE_END: ReadonlySet<string> = new Set(['bkv'])
+
+/** `cards.rate_mode` */
 const MONTHLY = 1
+/** What begins within it costs its card nothing more; what begins behind it is paid from the balance like any other. */
+const isMonthPaid = ({ rateMode, expiresMs }: CardBalance, { startedMs }: Order) =>
+  rateMode === MONTHLY && (expiresMs === null || (startedMs ?? 0) < expiresMs)
 const cardOf = (order: Order) => `${order.tenantId}/${order.cardId!.toLowerCase()}`
 
 const chargedOf = ({ startedMs, durationS, energyWh, maxPowerW, mode, request }: Order): Charged => ({

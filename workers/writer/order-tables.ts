@@ -270,7 +270,7 @@ const CARDS = { tenant_id: 'text', card_id: 'text' } as const satisfies Columns
 const BALANCES = { ...CARDS, balance_fen: 'int8' } as const satisfies Columns
 /** One card may be used at many devices: sorted, so that two writers never wait for one another. */
 const LOCK_CARDS = `
-  select c.tenant_id, c.card_id, c.rate_mode, c.balance_fen from cards c
+  select c.tenant_id, c.card_id, c.rate_mode, c.expires_at, c.balance_fen from cards c
   join ${source(CARDS)} on c.tenant_id = i.tenant_id and c.card_id = i.card_id
   order by c.tenant_id, c.card_id for update of c`
 const UPDATE_CARDS = `

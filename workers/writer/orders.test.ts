@@ -455,6 +455,37 @@ test('a card pays its order once, also below zero; a monthly card and a card of 
   ])
 })
 
+test('a month that is over is not paid: what begins behind its end comes from the balance', async () => {
+  const { sql } = database
+  await sql`insert into devices (device_id, protocol, tariff) values (${AP}, 'ap3000', ${sql.json(PER_KWH)})`
+  const startedMs = AT_MS - 3_600_000
+  await sql`insert into cards (card_id, rate_mode, balance_fen, expires_at) values
+    ('7a8d05dd', 1, 1000, ${new Date(startedMs)}), ('a1b2c3d4', 1, 1000, ${new Date(startedMs + 1)})`
+  const card = (cardId: string, n: string) => settlement({ origin: 'card', cardId, orderKey: n, orderNo: n })
+  await insert(card('7a8d05dd', '1'), card('a1b2c3d4', '2'))
+  const cards = await sql`select card_id, balance_fen from cards order by 1`
+  assert.deepEqual(
+    cards.map((row) => [row['card_id'], row['balance_fen']]),
+    [
+      ['7a8d05dd', 550],
+      ['a1b2c3d4', 1000],
+    ],
+  )
+})
+
+test('BKV says the watts of its last moment: the tier is that of the highest power heard', async () => {
+  const { sql } = database
+  const tiers = [
+    { max_power_w: 200, price_fen: 25, minutes: 60 },
+    { max_power_w: 2_000, price_fen: 500, minutes: 120 },
+  ]
+  await sql`insert into devices (device_id, protocol, tariff) values (${BKV}, 'bkv', ${sql.json({ power: { tiers } })})`
+  await insert(bkvProgress('001a', AT_MS - MIN, 1, { powerW: 1_500, maxPowerW: null }))
+  await insert(bkvSettlement('001a', AT_MS, 1, { maxPowerW: 0.1 }))
+  const [order] = await orders()
+  assert.deepEqual([order!['max_power_w'], order!['amount_fen']], [1_500, 500])
+})
+
 test('a settlement after the estimate corrects it once: figures, card by the difference, event that says what it corrects', async () => {
   const { sql } = database
   await sql`insert into devices (device_id, protocol, tariff) values (${AP}, 'ap3000', ${sql.json(PER_KWH)})`

@@ -44,7 +44,7 @@ const WAITING_MS_MAX = 7 * 86_400_000
 export const YEAR_2020_MS = Date.UTC(2020)
 const CERTAIN_REPEAT_MS = 86_400_000
 /** The start whose result is missing may have worked. */
-const IN_DOUBT = new Set(['no_result', 'connection_lost', 'timed_out'])
+export const IN_DOUBT: ReadonlySet<string> = new Set(['no_result', 'connection_lost', 'timed_out'])
 export const isInDoubt = ({ state, failReason }: Pick<PortOrder, 'state' | 'failReason'>) =>
   state === 'failed' && IN_DOUBT.has(failReason ?? '')
 

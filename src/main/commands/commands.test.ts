@@ -34,6 +34,7 @@ const PER_DEVICE_MAX = 30
 const RATE_PER_DEVICE = 50
 let database: TestDatabase
 let admin: Admin
+let commands: CommandService
 let desk: CommandDesk
 let directory: Directory
 let mailbox: OutboxConsumer
@@ -61,7 +62,7 @@ before(async () => {
     onHeld: () => {},
     onEnded: () => {},
   })
-  const commands = new CommandService({
+  commands = new CommandService({
     sql,
     log,
     desk,
@@ -912,4 +913,71 @@ test('the OpenAPI document names every command with its parameters', async () =>
   const { post } = document.paths['/api/v1/devices/{device_id}/charge']!
   assert.ok('202' in post!.responses && !('200' in post!.responses))
   assert.ok(post!.parameters.some(({ name }) => name === 'Idempotency-Key'))
+})
+
+describe('a swipe', () => {
+  const TARIFF = { energy: { price_fen_per_kwh: 120 } }
+  let swipes = 0
+  const swipe = (deviceId: string, cardId: string, more: { messageId?: number; isMonthly?: boolean } = {}) => {
+    const key = `swipe-${deviceId}-${cardId}-${more.messageId ?? ++swipes}`
+    const caller = { key: keys[0]!, requestId: key, remoteAddress: 'device', idempotencyKey: key }
+    const card = { cardId, isMonthly: more.isMonthly ?? false }
+    return commands.chargeByCard(caller, deviceId, { port: 1, socket: 0 }, card)
+  }
+  let cards = 0
+  const newCard = async (balanceFen: number) => {
+    const cardId = `c0${(++cards).toString(16).padStart(6, '0')}`
+    await database.sql`insert into cards (card_id, balance_fen) values (${cardId}, ${balanceFen})`
+    return cardId
+  }
+  const promisedFen = async (cardId: string) =>
+    (await database.sql`select request from orders where card_id = ${cardId} order by created_at`).map(
+      (row) => row['request'].amount_fen,
+    )
+
+  test('at many devices at once: what the card has is promised once', async () => {
+    const cardId = await newCard(500)
+    const piles = await Promise.all(Array.from({ length: 6 }, () => newDevice({ tariff: TARIFF })))
+    const answers = await Promise.allSettled(piles.map((deviceId) => swipe(deviceId, cardId)))
+    assert.equal(answers.filter(({ status }) => status === 'fulfilled').length, 1)
+    for (const answer of answers)
+      if (answer.status === 'rejected')
+        assert.deepEqual([answer.reason.code, answer.reason.details.reason], ['FAILED_PRECONDITION', 'card_promised'])
+    assert.deepEqual(await promisedFen(cardId), [500])
+  })
+
+  test('a start whose result is missing may have worked: its promise stands until the port says otherwise', async () => {
+    const { sql } = database
+    const cardId = await newCard(500)
+    const one = await newDevice({ tariff: TARIFF })
+    const other = await newDevice({ tariff: TARIFF })
+    const { order_no: orderNo } = await swipe(one, cardId)
+    const fail = (reason: string, age: string) => sql`
+      update orders set state = 'failed', fail_reason = ${reason}, created_at = now() - ${age}::interval
+      where order_no = ${orderNo}`
+    const isPromised = { code: 'FAILED_PRECONDITION' }
+    await fail('no_result', '5 minutes')
+    await assert.rejects(swipe(other, cardId), isPromised)
+    await fail('no_result', '11 minutes')
+    await sql`insert into ports (device_id, socket, port, state, state_raw, at, epoch, seq)
+      values (${one}, 0, 1, 'charging', 1, now(), 1, 1)`
+    await assert.rejects(swipe(other, cardId), isPromised)
+    await sql`update ports set state = 'idle' where device_id = ${one}`
+    await swipe(other, cardId)
+    assert.deepEqual(await promisedFen(cardId), [500, 500])
+  })
+
+  test('a refused start promises nothing; the same swipe again is the same order; a month has no balance to watch', async () => {
+    const { sql } = database
+    const cardId = await newCard(500)
+    const pile = await newDevice({ tariff: TARIFF })
+    const first = await swipe(pile, cardId, { messageId: 900_001 })
+    assert.deepEqual(await swipe(pile, cardId, { messageId: 900_001 }), first)
+    await sql`update orders set state = 'failed', fail_reason = 'port_faulty' where order_no = ${first.order_no}`
+    const next = await swipe(pile, cardId)
+    assert.notEqual(next.order_no, first.order_no)
+    const month = await newDevice({ tariff: TARIFF })
+    await swipe(month, cardId, { isMonthly: true })
+    assert.deepEqual(await promisedFen(cardId), [500, 500, undefined])
+  })
 })

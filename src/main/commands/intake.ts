@@ -101,6 +101,8 @@ export interface IntakeRequest {
   readonly orderNo: string | undefined
   /** Whose running order the plan wants to know. */
   readonly about: PortOf | undefined
+  /** Whose balance the plan counts on: requests for one card are planned one after the other, each with the order before. */
+  readonly cardId?: string | undefined
   /** @throws HttpError: nothing of this request is stored, the others are */
   readonly plan: (facts: Facts, tx: TransactionSql) => Promise<Planned>
 }
@@ -348,11 +350,12 @@ export class Intake {
   }
 }
 
-function namesOf({ caller, orderNo }: IntakeRequest): readonly string[] {
+function namesOf({ caller, orderNo, cardId }: IntakeRequest): readonly string[] {
   const { key, idempotencyKey } = caller
   return [
     ...(idempotencyKey === undefined ? [] : [`key ${key.tenant} ${idempotencyKey}`]),
     ...(orderNo === undefined ? [] : [`order ${orderNo}`]),
+    ...(cardId === undefined ? [] : [`card ${key.tenant} ${cardId}`]),
   ]
 }
 

@@ -6,8 +6,12 @@
  * same time for one device is taken one after the other, in this process by a chain of promises (waiting costs no
  * database connection), between processes by an advisory lock.
  */
+
 import { createHash, randomBytes } from 'node:crypto'
+import { parameters } from '../../../workers/writer/columns.ts'
 import { COMMAND_STATES } from '../../../workers/writer/command-fates.ts'
+import { run } from '../../../workers/writer/statements.ts'
+import { IN_DOUBT } from '../../../workers/writer/which-order.ts'
 import type { Fields, Protocol } from '../../codec/protocol.ts'
 import { HttpError } from '../../errors/errors.ts'
 import {
@@ -54,6 +58,13 @@ export interface ChargeBody {
   readonly max_duration_s?: number | undefined
   readonly tariff?: Readonly<Record<string, unknown>> | undefined
   readonly expires_in_s?: number | undefined
+}
+/** A card that was found good. */
+export interface SwipedCard {
+  /** As the protocol writes card numbers. */
+  readonly cardId: string
+  /** The month is paid: there is no balance to watch. */
+  readonly isMonthly: boolean
 }
 export interface StopBody {
   readonly port: number
@@ -133,18 +144,37 @@ export class CommandService {
 
   /**
    * Starts a charge: a new order and the command that begins it.
-   * @param cardId a swipe asked for it, as the protocol writes card numbers; null: somebody over HTTP
    * @throws HttpError INVALID_ARGUMENT, NOT_FOUND, CONFLICT (port busy, order_no or Idempotency-Key taken),
    *   FAILED_PRECONDITION (device and gateway cannot do it), TOO_MANY_REQUESTS
    */
-  async charge(caller: Caller, deviceId: string, body: ChargeBody, cardId: string | null = null): Promise<Accepted> {
+  charge(caller: Caller, deviceId: string, body: ChargeBody): Promise<Accepted> {
+    return this.#charge(caller, deviceId, body, undefined)
+  }
+
+  /**
+   * The same for a swipe: up to what is left on the card where a tariff can count it, else until full.
+   * @throws HttpError as `charge`; FAILED_PRECONDITION `card_promised`: other charges may use all of it
+   */
+  chargeByCard(
+    caller: Caller,
+    deviceId: string,
+    { port, socket }: Pick<ChargeBody, 'port' | 'socket'>,
+    card: SwipedCard,
+  ): Promise<Accepted> {
+    return this.#charge(caller, deviceId, { port, socket, mode: 'full' }, card)
+  }
+
+  async #charge(caller: Caller, deviceId: string, asked: ChargeBody, card: SwipedCard | undefined): Promise<Accepted> {
     const target = targetOf(deviceId)
     const { protocol } = target
-    const socket = socketOf(protocol, body.socket)
+    const socket = socketOf(protocol, asked.socket)
     this.#takeRequestTokens(caller)
-    const about = { deviceId, socket, port: body.port }
+    const about = { deviceId, socket, port: asked.port }
+    const store = (plan: IntakeRequest['plan']) =>
+      this.#store(caller, target, 'charge', asked, asked.order_no, about, plan, card?.cardId)
     return this.#inTurn(deviceId, () =>
-      this.#store(caller, target, 'charge', body, body.order_no, about, async ({ running, ...device }) => {
+      store(async ({ running, ...device }, tx) => {
+        const body = card === undefined ? asked : await withCard(tx, caller.key.tenant, asked, card, device.tariff)
         if (protocol.name === 'ap3000' && device.portCount !== null && body.port > device.portCount)
           throw new HttpError('INVALID_ARGUMENT', `port: the device has ${device.portCount}`, {
             field: 'port',
@@ -173,7 +203,7 @@ export class CommandService {
           orderNo,
           order: {
             mode: body.mode,
-            cardId,
+            cardId: card?.cardId ?? null,
             orderKey: plan.wireHex === '' ? null : plan.wireHex,
             request: {
               ...orderRequest(body),
@@ -400,9 +430,10 @@ export class CommandService {
     orderNo: string | undefined,
     about: PortOf | undefined,
     plan: IntakeRequest['plan'],
+    cardId?: string,
   ): Promise<Accepted> {
     const digest = digestOf(route, target.deviceId, body)
-    const stored = await this.#intake.store({ caller, target, route, digest, orderNo, about, plan })
+    const stored = await this.#intake.store({ caller, target, route, digest, orderNo, about, plan, cardId })
     return { command_id: stored.commandId, order_no: stored.orderNo, state: stored.isDone ? 'acked' : 'queued' }
   }
 
@@ -534,6 +565,41 @@ const withoutSecrets = (params: Readonly<Record<string, unknown>>) =>
   Object.fromEntries(Object.entries(params).map(([name, value]) => [name, name.includes('password') ? '***' : value]))
 
 // ---- what the tables know -----------------------------------------------------------------------------------------
+
+/**
+ * What a card has and nobody else may still use up: its balance without the budgets of its orders that run, or may run. A
+ * start whose result is missing may have worked (AP3000 7, 82): it counts for as long as a device takes to say that its
+ * port charges, and while the port does.
+ */
+const LEFT_ON_CARD = `
+  select c.balance_fen - coalesce((
+    select sum((o.request ->> 'amount_fen')::bigint) from orders o
+    where o.tenant_id = c.tenant_id and o.card_id = c.card_id
+      and (o.state in ('pending', 'starting', 'charging', 'stopping')
+        or o.state = 'failed' and o.fail_reason = any($3::text[]) and o.created_at > now() - interval '7 days'
+          and (o.created_at > now() - interval '10 minutes' or exists (
+            select from ports p
+            where p.device_id = o.device_id and p.socket = o.socket and p.port = o.port and p.state = 'charging'
+              and (p.wire_hex is null or p.wire_hex is not distinct from o.wire_hex))))), 0) as left_fen
+  from cards c where c.tenant_id = $1 and c.card_id = $2`
+
+/** @throws HttpError FAILED_PRECONDITION nothing is left on the card */
+async function withCard(
+  tx: TransactionSql,
+  tenant: string,
+  asked: ChargeBody,
+  { cardId, isMonthly }: SwipedCard,
+  tariff: unknown,
+): Promise<ChargeBody> {
+  if (isMonthly || tariff === null) return asked
+  const doubts = parameters({ doubts: 'text' }, { doubts: [...IN_DOUBT] })
+  const [card] = await run<{ left_fen: number }>(tx, LEFT_ON_CARD, [tenant, cardId, ...doubts])
+  const leftFen = Number(card?.left_fen ?? 0)
+  if (leftFen > 0) return { ...asked, mode: 'budget', amount_fen: leftFen }
+  throw new HttpError('FAILED_PRECONDITION', 'the card’s balance is promised to running orders', {
+    reason: 'card_promised',
+  })
+}
 
 /**
  * Does this order keep another from starting? What we started does until it ends. What the device started (a card) may

@@ -422,7 +422,7 @@ describe('facts', () => {
     assert.deepEqual(ap3000.uplinks.get(0x35)!.decode(hex('02210000'), 0, 4), new PayloadError('inner_length', 'types'))
   })
 
-  test('card: port from 1, 0 = only a balance query; the second number as text where it is text', () => {
+  test('card: port from 1, 0 = only a balance query; a social security card is its identity', () => {
     assert.deepEqual(hearVector('02-doc-card-swipe').facts, [
       { fact: 'cardSwiped', cardId: '7a8d05dd', socket: 0, port: 2, cardKind: 0, balanceFen: 0 },
     ])
@@ -431,7 +431,10 @@ describe('facts', () => {
     ])
     const [social] = hearVector('02-syn-social-security-card').facts
     assert.ok(social?.fact === 'cardSwiped')
-    assert.equal(social.cardId2, Buffer.from('34343033303031393930303130313158', 'hex').toString('latin1'))
+    assert.equal(social.cardId, '34343033303031393930303130313158')
+    const swipe = (card: string) => `${card}04ff000000000000${'10'}${'31'.repeat(16)}`
+    const cardOf = (card: string) => hear(0x02, hex(swipe(card))).facts.map((fact) => 'cardId' in fact && fact.cardId)
+    assert.deepEqual([cardOf('00000000'), cardOf('00000001')], [['31'.repeat(16)], ['00000001']])
     assert.deepEqual(
       ap3000.uplinks.get(0x02)!.decode(hex('a1b2c3d400ff0000231e5d6805aabb'), 0, 15),
       new PayloadError('inner_length', 'card2Hex'),

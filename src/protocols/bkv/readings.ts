@@ -90,7 +90,7 @@ function progressOf(reading: PortReading, fields: Fields, memory: DeviceMemory):
   const progress: Writable<Progress> = {
     fact: 'progress',
     order: orderRef(socket, fields['port'] as number, businessNo),
-    origin: originOf(memory, socket, port - 1, businessNo),
+    ...originOf(memory, socket, port - 1, businessNo),
     state,
     stateRaw,
     durationS,
@@ -128,7 +128,7 @@ export function settlementOf(fields: Fields, memory: DeviceMemory, extras: Settl
   return {
     fact: 'settlement',
     order: orderRef(socket, wirePort, businessNo),
-    origin: originOf(memory, socket, wirePort, businessNo),
+    ...originOf(memory, socket, wirePort, businessNo),
     startModeRaw: START_MODE_UNSAID,
     durationS: isTwoBytes(fields['minutesMin']) ? fields['minutesMin'] * 60 : 0,
     energyWh: energyRaw * energyWhPerRaw,
@@ -157,13 +157,27 @@ export function numberOr(value: unknown, fallback: number): number {
 /** A port of one device remembers one card order; this many ports are remembered, so a device cannot fill the memory. */
 const CARD_PORTS_MAX = 64
 const CARD_PREFIX = 'card.'
+/** Six bytes of card as a number: exact. */
+const CARD_ID_PREFIX = 'cardId.'
+const CARD_ID_DIGITS = 12
 
-/** Remembers that this business number came from a card swipe: later reports do not say so. */
-export function rememberCardOrder(memory: DeviceMemory, socket: number, wirePort: number, businessNo: number): void {
+/** Remembers that this business number came from a card swipe, and of which card: later reports do not say so. */
+export function rememberCardOrder(
+  memory: DeviceMemory,
+  socket: number,
+  wirePort: number,
+  businessNo: number,
+  cardIdHex: string,
+): void {
   const keys = Object.keys(memory).filter((key) => key.startsWith(CARD_PREFIX))
-  const key = `${CARD_PREFIX}${socket}.${wirePort}`
-  if (keys.length >= CARD_PORTS_MAX && memory[key] === undefined) delete memory[keys[0]!]
-  memory[key] = businessNo
+  const place = `${socket}.${wirePort}`
+  if (keys.length >= CARD_PORTS_MAX && memory[CARD_PREFIX + place] === undefined) {
+    const oldest = keys[0]!.slice(CARD_PREFIX.length)
+    delete memory[CARD_PREFIX + oldest]
+    delete memory[CARD_ID_PREFIX + oldest]
+  }
+  memory[CARD_PREFIX + place] = businessNo
+  memory[CARD_ID_PREFIX + place] = Number.parseInt(cardIdHex, 16)
 }
 
 /** @returns the business number of the card order last seen on this port; undefined when none is remembered */
@@ -171,6 +185,14 @@ export function cardOrderNo(memory: DeviceMemory, socket: number, wirePort: numb
   return memory[`${CARD_PREFIX}${socket}.${wirePort}`]
 }
 
-function originOf(memory: DeviceMemory, socket: number, wirePort: number, businessNo: number): OrderOrigin {
-  return cardOrderNo(memory, socket, wirePort) === businessNo ? 'card' : 'online'
+/** Who began the order, and with which card, as far as this session saw it. */
+export function originOf(
+  memory: DeviceMemory,
+  socket: number,
+  wirePort: number,
+  businessNo: number,
+): { readonly origin: OrderOrigin; readonly cardId?: string } {
+  if (cardOrderNo(memory, socket, wirePort) !== businessNo) return { origin: 'online' }
+  const cardNo = memory[`${CARD_ID_PREFIX}${socket}.${wirePort}`] as number
+  return { origin: 'card', cardId: cardNo.toString(16).padStart(CARD_ID_DIGITS, '0') }
 }

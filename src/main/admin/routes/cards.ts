@@ -34,7 +34,7 @@ type Card = z.input<typeof zCard>
 const zCardParams = z.strictObject({
   card_id: z
     .string()
-    .regex(/^(?:[0-9a-f]{2}){1,16}$/)
+    .regex(/^(?:[0-9a-f]{2}){1,32}$/)
     .describe('As the device reports it: lower-case hex of the bytes on the wire'),
 })
 const zCardBody = z.strictObject({

@@ -1,7 +1,6 @@
 /** AP3000 document, section 7: 02 card swipe. The user stands there and waits. */
 import { type Body, downlink, uplink } from '../../../codec/command.ts'
 import {
-  asciiOf,
   bytesHex,
   describe,
   FieldError,
@@ -67,28 +66,30 @@ export const cardSwipe = uplink({
   body: body02,
   facts(fields) {
     const swipe = fields as unknown as CardSwipe
-    const cardId2 = textOfCard2(swipe.card2Hex)
     return [
       {
         fact: 'cardSwiped',
-        cardId: swipe.cardIdHex,
+        cardId: isKnownByIdentity(swipe) ? swipe.card2Hex : swipe.cardIdHex,
         socket: 0,
         port: portOf(swipe.port),
         cardKind: swipe.cardType,
         balanceFen: swipe.cardBalanceFen,
-        ...(cardId2 === undefined ? undefined : { cardId2 }),
       },
     ]
   },
   reply: { with: 'cardAnswer', when: 'lookup', fields: answerCard },
 })
 
-/** Type 4 carries a printable identity number; anything that is no plain text stays hex. */
-function textOfCard2(hex: string | undefined): string | undefined {
-  if (hex === undefined || hex === '') return undefined
-  const bytes = Buffer.from(hex, 'hex')
-  const isPrintable = bytes.every((byte) => byte > 0x20 && byte < 0x7f)
-  return isPrintable ? asciiOf(bytes, 0, bytes.length) : hex
+const SOCIAL_SECURITY = 4
+const NO_NUMBER = '00000000'
+/** Bytes of an identity that `cards` has room for. */
+const IDENTITY_BYTES_MAX = 32
+
+/** A social security card without a number of its own: its identity is in card 2, and all of them share the 00000000. */
+function isKnownByIdentity(swipe: CardSwipe): swipe is CardSwipe & { readonly card2Hex: string } {
+  const { cardType, cardIdHex, card2Hex = '' } = swipe
+  const digits = card2Hex.length
+  return cardType === SOCIAL_SECURITY && cardIdHex === NO_NUMBER && digits > 0 && digits <= 2 * IDENTITY_BYTES_MAX
 }
 
 /**

@@ -8,7 +8,7 @@ import { bytesHex, limited, u8, u16be, u32be } from '../../../codec/fields.ts'
 import { CODE_SOCKET } from '../frame.ts'
 import { innerBody, listOfU16 } from '../inner.ts'
 import { profileOf } from '../profile.ts'
-import { cardOrderNo, orderRef, rememberCardOrder, settlementOf } from '../readings.ts'
+import { cardOrderNo, orderRef, originOf, rememberCardOrder, settlementOf } from '../readings.ts'
 import { METER, PORT_HEAD, POWER_TIERS, RESULT, SOCKET_HEAD, WIRE_PORT } from '../shapes.ts'
 import { ACK_WITHIN_MS, resultFact } from './network.ts'
 import { endAckReply, POWER_MODE } from './socket.ts'
@@ -56,8 +56,8 @@ export const cardSwiped = uplink({
     const socket = fields['socket'] as number
     const wirePort = fields['port'] as number
     const businessNo = fields['businessNo'] as number
-    rememberCardOrder(memory, socket, wirePort, businessNo)
     const cardId = fields['cardIdHex'] as string
+    rememberCardOrder(memory, socket, wirePort, businessNo, cardId)
     return [{ fact: 'cardSwiped', cardId, socket, port: wirePort + 1, cardKind: 0, businessNo }]
   },
 })
@@ -117,7 +117,7 @@ export const cardOrderConfirm = uplink({
     const facts: Fact[] = [{ ...result, businessNo }]
     if (result.ok) {
       const order = orderRef(socket, wirePort, businessNo)
-      facts.push({ fact: 'orderConfirmed', order, origin: 'card', durationS: 0 })
+      facts.push({ fact: 'orderConfirmed', order, ...originOf(memory, socket, wirePort, businessNo), durationS: 0 })
     }
     return facts
   },
