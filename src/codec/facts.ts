@@ -182,6 +182,8 @@ export type Fact =
       readonly businessNo?: number
       readonly socket?: number
       readonly port?: number
+      /** Of the order that the result names (AP3000 82). */
+      readonly wireHex?: string
       /** What was asked for, under the names and in the units of the wire; without keys of cards. */
       readonly content?: Readonly<Record<string, unknown>>
     }

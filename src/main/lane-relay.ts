@@ -37,7 +37,8 @@ export interface LaneRelayOptions {
   readonly batchBytesMax: number
   /**
    * Rows that nobody waits for gather this long before they are taken, unless there are enough for a full span: at
-   * little load a transaction per row would cost more than everything else. Default 0.
+   * little load a transaction per row would cost more than everything else. The first rows after a rest do not wait: a
+   * device that just came can be asked about as soon as it was answered. Default 0.
    */
   readonly gatherMs?: number
   /** History only: takes a span while the database is away; resolves when it is kept, or dropped by its rule. */
@@ -54,6 +55,9 @@ interface Flight {
 
 /** The database must be away this long before rows leave the ring for the spool, unless the ring is half full. */
 const SPILL_AFTER_MS = 1_000
+/** No rows were taken for this long: the lane rests. What a device says first are several rows, within this first gather. */
+const REST_MS = 500
+const FIRST_GATHER_MS = 4
 
 export class LaneRelay {
   readonly #options: LaneRelayOptions
@@ -64,6 +68,8 @@ export class LaneRelay {
   #isStopped = false
   #isGatherTimed = false
   #isRipe = false
+  /** False: the lane rests. */
+  #isWarm = false
   /** The gateway stops: nothing gathers any more. */
   #isHurried = false
   #idleWaiters: (() => void)[] = []
@@ -155,13 +161,22 @@ export class LaneRelay {
     if (consumer.rowsPending >= batchRowsMax) return false
     if (!this.#isGatherTimed) {
       this.#isGatherTimed = true
-      after(gatherMs, () => {
+      after(this.#isWarm ? gatherMs : Math.min(gatherMs, FIRST_GATHER_MS), () => {
         this.#isGatherTimed = false
+        this.#warm()
         this.#isRipe = true
         this.pump()
       })
     }
     return true
+  }
+
+  #warm(): void {
+    if (this.#isWarm) return
+    this.#isWarm = true
+    this.#options.after(REST_MS, () => {
+      this.#isWarm = false
+    })
   }
 
   #take(): Flight | undefined {

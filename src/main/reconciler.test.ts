@@ -199,6 +199,7 @@ test('starts that a crash left undecided follow their command, or time out', asy
   await start('acked', 2)
   await start('refused', 4, { reason: 'port_fault' })
   await start('bkv', 2, { reason: 'ok', business_no: 26 }, '82200520004869', null)
+  await start('charges', 3, { reason: 'no_result', port_charging: true })
   await start('sent', 1)
   await start('orphan', null)
 
@@ -207,13 +208,15 @@ test('starts that a crash left undecided follow their command, or time out', asy
   nowMs = AT_MS + 2 * MIN
   assert.deepEqual(await reconciler().round(), { ...QUIET, repaired: 3 })
   assert.equal((await orderOf('acked'))['state'], 'charging')
+  assert.equal((await orderOf('charges'))['state'], 'starting', 'a report of its port may still name it')
   const refused = await orderOf('refused')
   assert.deepEqual([refused['state'], refused['fail_reason']], ['failed', 'port_fault'])
   const bkv = await orderOf('bkv')
   assert.deepEqual([bkv['state'], bkv['order_key'], bkv['started_at']], ['charging', '001a@bkv', new Date(AT_MS + MIN)])
   nowMs = AT_MS + AFTER_MS + 6 * MIN
   const late = await reconciler().round()
-  assert.equal(late.timedOut, 2)
+  assert.deepEqual([late.timedOut, late.repaired], [2, 1])
+  assert.equal((await orderOf('charges'))['fail_reason'], 'no_result')
   for (const orderNo of ['sent', 'orphan']) assert.equal((await orderOf(orderNo))['fail_reason'], 'timed_out')
-  assert.deepEqual([counts.failed, counts.started], [3, 2])
+  assert.deepEqual([counts.failed, counts.started], [4, 2])
 })

@@ -55,7 +55,7 @@ export interface UndecidedStart {
   readonly commandId: string | null
   /** Of the command, like all below; null: there is none. */
   readonly status: number | null
-  readonly result: { readonly reason?: string; readonly business_no?: number } | null
+  readonly result: { readonly reason?: string; readonly business_no?: number; readonly port_charging?: boolean } | null
   readonly finishedMs: number | null
   readonly epoch: number | null
   readonly wireHex: string | null
@@ -199,6 +199,8 @@ export class Reconciler {
   async #repair(start: UndecidedStart): Promise<'repaired' | 'timedOut' | undefined> {
     const { log, now } = this.#options
     const { orderNo, deviceId, commandId, status, result, finishedMs, epoch, wireHex } = start
+    // its port charges, and reports come every few minutes: one of them may name it
+    if (result?.port_charging === true && now() - (finishedMs ?? 0) < this.#options.reconcileAfterMs) return undefined
     const businessNo = result?.business_no
     const wants: Wants = {
       orderNos: [orderNo],

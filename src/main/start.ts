@@ -657,7 +657,9 @@ async function run(): Promise<void> {
     gateway = await startGateway(config)
   } catch (error) {
     releaseLog()
-    console.error(`cannot start: ${(error as Error).stack ?? error}`)
+    // what has a code has a message for people; anything else is ours, and its stack is needed
+    const said = error instanceof GatewayError ? `${error.code}: ${error.message}` : ((error as Error).stack ?? error)
+    console.error(`cannot start: ${said}`)
     await closeLog()
     process.exit(1)
   }

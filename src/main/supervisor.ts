@@ -7,6 +7,7 @@ import { MessageChannel, Worker } from 'node:worker_threads'
 import type { AcceptorOptions, FromAcceptor, ToAcceptor } from '../../workers/acceptor/messages.ts'
 import type { FromSession, SessionThreadOptions, ToSession } from '../../workers/session/messages.ts'
 import type { Config } from '../config/config.ts'
+import { GatewayError } from '../errors/errors.ts'
 import type { Gate } from '../shared/gate.ts'
 import { chooseSeats, type EpollSeats } from './epoll-seats.ts'
 import type { Log } from './log.ts'
@@ -117,7 +118,8 @@ export class Supervisor {
           this.tcpPort = message.port
           this.isListening = true
           resolve()
-        } else if (message.kind === 'failed') reject(new Error(`cannot listen for devices: ${message.message}`))
+        } else if (message.kind === 'failed')
+          reject(new GatewayError('GW_LISTEN_FAILED', `cannot listen for devices: ${message.message}`))
         else if (message.kind === 'evidence') this.#options.onEvidence(message)
       })
     })

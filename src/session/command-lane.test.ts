@@ -26,6 +26,7 @@ class Bench {
     readonly monoMs: number
   }[] = []
   readonly fates = new Map<string, Fate & { readonly monoMs: number }>()
+  readonly afterAll: [string, string][] = []
   readonly lane: CommandLane
   monoMs = 0
   #messageId = 100
@@ -58,6 +59,7 @@ class Bench {
         assert.ok(!this.fates.has(command.commandId), `two fates for ${command.commandId}`)
         this.fates.set(command.commandId, { ...fate, monoMs: this.monoMs })
       },
+      workedAfterAll: (command, fate) => this.afterAll.push([command.commandId, fate.reason]),
       nextMessageId: () => this.#messageId++,
     }
     this.lane = new CommandLane(protocol, options, world, openedMonoMs)
@@ -348,9 +350,9 @@ describe('a start in doubt', () => {
       ['askStatus', 102, 30_000],
     ])
     assert.equal(bench.fates.size, 0, 'unknown, not failed')
-    bench.lane.chargeSeen(0, 1, 'ff'.repeat(16), at(31_000))
+    bench.lane.chargeSeen(0, 1, 'ff'.repeat(16), 0, at(31_000))
     assert.equal(bench.fates.size, 0, 'another order on the port')
-    bench.lane.chargeSeen(0, 1, WIRE, at(32_000))
+    bench.lane.chargeSeen(0, 1, WIRE, 0, at(32_000))
     assert.equal(bench.fates.get('a')!.reason, 'confirmed_by_report')
   })
 
@@ -421,6 +423,46 @@ describe('a start in doubt', () => {
     }
   })
 
+  test('what another session sent: its result counts from the first moment, also when it came before the command did', () => {
+    for (const isEarly of [true, false])
+      for (const [name, fields] of [
+        ['startCharge', startFields],
+        ['reboot', {}],
+      ] as const) {
+        const bench = new Bench(ap3000, OPTIONS, 0)
+        const more = { ...(name === 'startCharge' ? start : {}), attempts: 1, messageId: 7 }
+        if (isEarly) assert.equal(bench.result(name, 7, true), false)
+        bench.put('a', ap3000, name, fields, more)
+        if (!isEarly) assert.equal(bench.result(name, 7, true), true)
+        bench.runTo(60_000)
+        assert.equal(bench.fates.get('a')!.status, COMMAND_STATUS.acked, name)
+        assert.deepEqual(
+          bench.sends.filter((sent) => sent.name === name),
+          [],
+          'it never goes again',
+        )
+      }
+  })
+
+  test('what another session sent: an order that the device named already has begun', () => {
+    const bench = new Bench(ap3000, OPTIONS, 0)
+    bench.lane.orderSeen(0, 1, WIRE, at(0))
+    bench.put('a', ap3000, 'startCharge', startFields, { ...start, attempts: 1, messageId: 7 })
+    assert.equal(bench.fates.get('a')!.reason, 'confirmed_by_report')
+  })
+
+  test('what another session sent as often as allowed waits for its result, and not for longer than it may', () => {
+    const bench = new Bench(ap3000, OPTIONS, 0)
+    bench.put('a', ap3000, 'locate', locate, { attempts: 2, messageId: 7 })
+    bench.put('b', ap3000, 'locate', locate, { attempts: 2, messageId: 8, expiresMs: WALL_MS - 14_000 })
+    bench.runTo(60_000)
+    assert.deepEqual(bench.sends, [])
+    assert.deepEqual(
+      ['a', 'b'].map((id) => bench.fates.get(id)!.monoMs),
+      [15_000, 1_000],
+    )
+  })
+
   test('AP3000: a stop may go again anywhere: it names its order', () => {
     const bench = new Bench(ap3000)
     bench.put('a', ap3000, 'startCharge', stopFields, { ...stop, attempts: 1, messageId: 7 })
@@ -455,7 +497,7 @@ describe('a start in doubt', () => {
       bench.runTo(15_000)
       bench.result('startCharge', 100, false, { reason: 'already_in_state', executed: 'no' })
       assert.equal(bench.fates.size, 0)
-      bench.lane.chargeSeen(0, 1, isOurs ? WIRE : '11'.repeat(16), at(16_000))
+      bench.lane.chargeSeen(0, 1, isOurs ? WIRE : '11'.repeat(16), 0, at(16_000))
       bench.runTo(60_000)
       const { status, reason } = bench.fates.get('a')!
       assert.deepEqual(
@@ -484,20 +526,83 @@ describe('a start in doubt', () => {
       bench.sends.map((sent) => sent.name),
       ['control', 'queryStatus'],
     )
-    bench.lane.chargeSeen(2, 1, '0019', at(16_000))
+    bench.lane.chargeSeen(2, 1, '0019', 0, at(16_000))
     assert.equal(bench.fates.size, 0, 'the charge that was there before')
-    bench.lane.chargeSeen(2, 1, '001a', at(16_000))
+    bench.lane.chargeSeen(2, 1, '001a', 0, at(16_000))
     assert.deepEqual(bench.fates.get('a')!.result, { business_no: 26 })
   })
 
-  test('BKV: where nobody knows what the port did before, a charge proves nothing', () => {
-    const bench = new Bench(bkv)
+  test('BKV: where nobody knows what the port did before, a charge proves something when it began behind the start', () => {
     const fields = { socket: 2, port: 0, on: 1, mode: 1, minutesMin: 60, energyWh: 0 }
-    bench.put('a', bkv, 'control', fields, { priority: PRIORITY.start, socket: 2, port: 1 })
-    bench.runTo(15_500)
-    bench.lane.chargeSeen(2, 1, '001a', at(16_000))
-    bench.runTo(60_000)
+    const start = { priority: PRIORITY.start, socket: 2, port: 1 }
+    for (const [minutes, isOurs, more] of [
+      [1, true, {}],
+      [2, false, {}],
+      // who knows whether another session sent it at all
+      [0, false, { attempts: 1, messageId: 7 }],
+    ] as const) {
+      const bench = new Bench(bkv)
+      bench.put('a', bkv, 'control', fields, { ...start, ...more })
+      bench.runTo(15_500)
+      bench.lane.chargeSeen(2, 1, '001a', minutes * 60_000, at(16_000))
+      bench.runTo(60_000)
+      assert.equal(bench.fates.get('a')!.status, isOurs ? COMMAND_STATUS.acked : COMMAND_STATUS.dead, `${minutes} min`)
+    }
+  })
+
+  test('a success that names another port or order is about something else', () => {
+    const other = '11'.repeat(16)
+    for (const [more, isOurs] of [
+      [{ port: 1, wireHex: WIRE }, true],
+      [{ port: 1, wireHex: '00'.repeat(16) }, true],
+      [{ port: 2, wireHex: WIRE }, false],
+      [{ port: 1, wireHex: other }, false],
+    ] as const) {
+      const bench = new Bench(ap3000)
+      bench.put('a', ap3000, 'startCharge', startFields, start)
+      assert.equal(bench.result('startCharge', 100, true, more), isOurs)
+      assert.equal(bench.fates.has('a'), isOurs)
+    }
+  })
+
+  test('a result behind the last timeout changes no fate, and is told once', () => {
+    const bench = new Bench(ap3000)
+    bench.put('a', ap3000, 'startCharge', startFields, start)
+    bench.runTo(80_000)
     assert.equal(bench.fates.get('a')!.status, COMMAND_STATUS.dead)
+    bench.result('startCharge', 100, false)
+    bench.result('startCharge', 999, true)
+    assert.deepEqual(bench.afterAll, [])
+    assert.equal(bench.result('startCharge', 100, true), false)
+    bench.result('startCharge', 100, true)
+    assert.deepEqual(bench.afterAll, [['a', 'ok']])
+  })
+
+  test('AP3000: the port did not charge before and does now: dead, with what is known', () => {
+    for (const [before, known] of [
+      [null, { port_charging: true }],
+      ['', {}],
+      [undefined, {}],
+    ] as const) {
+      const bench = new Bench(ap3000)
+      bench.charge = before
+      bench.put('a', ap3000, 'startCharge', startFields, start)
+      bench.lane.portSeen(0, 1, true)
+      bench.runTo(80_000)
+      const { status, result } = bench.fates.get('a')!
+      assert.deepEqual([status, result], [COMMAND_STATUS.dead, known])
+    }
+  })
+
+  test('AP3000: a stop that was not sent ends with the settlement of its order', () => {
+    const bench = new Bench(ap3000, OPTIONS, 0)
+    bench.put('other', ap3000, 'startCharge', { ...stopFields, orderHex: '11'.repeat(16) }, stop)
+    bench.isDatabaseHere = false
+    bench.put('a', ap3000, 'startCharge', stopFields, stop)
+    bench.lane.orderSettled(WIRE)
+    const { status, reason } = bench.fates.get('a')!
+    assert.deepEqual([status, reason], [COMMAND_STATUS.cancelled, 'order_settled'])
+    assert.equal(bench.fates.size, 1)
   })
 
   test('BKV: a report stands for the answer to a query of its own socket only', () => {
@@ -543,7 +648,7 @@ test('random histories: one fate each, in time, spacing kept, nothing late', () 
             if (sent !== undefined) bench.result(sent.name, sent.messageId, isOk)
           } else if (what === 'cancel') {
             if (bench.lane.letGo(`c${which}`)) expiry.delete(`c${which}`)
-          } else if (isOk) bench.lane.chargeSeen(0, 1, WIRE, at(bench.monoMs))
+          } else if (isOk) bench.lane.chargeSeen(0, 1, WIRE, 0, at(bench.monoMs))
         }
         bench.runTo(bench.monoMs + 200_000)
         assert.equal(bench.lane.count, 0)

@@ -12,6 +12,7 @@
 import type { Fact } from '../codec/facts.ts'
 import type { Downlink, Fields, Protocol } from '../codec/protocol.ts'
 import type { Moment } from './effects.ts'
+import { isBlankOrder } from './order-key.ts'
 
 /** `outbound_queue.status` (contract 7). */
 export const COMMAND_STATUS = { queued: 0, sent: 1, acked: 2, dead: 3, refused: 4, expired: 5, cancelled: 6 } as const
@@ -57,6 +58,8 @@ export interface LaneWorld {
   send(command: LaneCommand, messageId: number, attempt: number): boolean
   sent(command: LaneCommand, messageId: number, attempts: number, isResend: boolean): void
   ended(command: LaneCommand, fate: Fate, firstSentMonoMs: number | undefined): void
+  /** A start that is dead worked, says a result that came too late: evidence, and its order runs. */
+  workedAfterAll(command: LaneCommand, fate: Fate): void
   nextMessageId(): number
   /** What each port was doing when the command was sent first; undefined: no report of it was heard before. */
   chargeBefore(command: LaneCommand): string | null | undefined
@@ -77,6 +80,13 @@ const RETRY_MS = 250
 /** Before a start may go again its device is asked; this much of the ack timeout is over then, the rest is for the answer. */
 const ASK_AFTER_SHARE = 2 / 3
 
+/** Results and orders that nobody waited for, and starts that died: of each so many are remembered. */
+const REMEMBERED_MAX = 8
+/** What a device says right behind its registration may be about a command that is still on its way here from main. */
+const UNCLAIMED_MS = 2_000
+/** By how much a report in whole minutes, about a charge that just began, may say too much. */
+const REPORT_SLACK_MS = 60_000
+
 /** Id of a question of the lane's own: it has no fate, its answer is whatever the device reports. */
 const QUESTION = ''
 
@@ -86,6 +96,8 @@ interface Flying {
   attempts: number
   dueMonoMs: number
   readonly firstSentMonoMs: number
+  /** False: by an earlier session, or written down and never sent: only what names it is evidence. */
+  readonly isSentHere: boolean
   /** From then on it may be sent again, or is given up. */
   resultDueMonoMs: number
   /** The device was asked since the last send. */
@@ -116,6 +128,26 @@ const isKnown = (charge: string | null | undefined) => charge !== undefined && c
 
 type ResultFact = Extract<Fact, { fact: 'result' }>
 
+interface UnclaimedResult {
+  readonly fact: ResultFact
+  readonly messageId: number
+  readonly uplinkName: string
+  readonly monoMs: number
+}
+
+/** A start that the device says it made is of the order and the port that were asked for. */
+function isAbout(fact: ResultFact, { socket, port, wireHex }: LaneCommand): boolean {
+  if (!fact.ok) return true
+  if (port !== 0 && fact.port !== undefined && fact.port !== port) return false
+  if (socket !== 0 && fact.socket !== undefined && fact.socket !== socket) return false
+  return wireHex === '' || fact.wireHex === undefined || isBlankOrder(fact.wireHex) || fact.wireHex === wireHex
+}
+
+function remember<T>(list: T[], item: T): void {
+  if (list.length >= REMEMBERED_MAX) list.shift()
+  list.push(item)
+}
+
 export class CommandLane {
   readonly #protocol: Protocol
   readonly #options: LaneOptions
@@ -131,6 +163,9 @@ export class CommandLane {
   #isUpgradeRequested = false
   /** Message id that went out last, by downlink: what a device may still know again. */
   readonly #lastSent = new Map<Downlink, number>()
+  readonly #unclaimed: UnclaimedResult[] = []
+  readonly #ordersSeen: { readonly socket: number; readonly port: number; readonly wireHex: string }[] = []
+  readonly #deadStarts: { readonly command: LaneCommand; readonly messageId: number }[] = []
   /** Out of the queue and not yet gone. */
   #leaving: LaneCommand | undefined
 
@@ -182,8 +217,36 @@ export class CommandLane {
   /** Takes a command over; it gets its fate here, or goes back by `takeBack`. */
   enqueue(command: LaneCommand, now: Moment): void {
     if (this.#isUpgradeRequested && isLaterChunk(command)) this.#dropChunk(command)
+    else if (command.attempts > 0) this.#adopt(command, now)
     else this.#insert(command)
     this.advance(now)
+  }
+
+  /**
+   * What another session sent before its connection broke: its result may come at any moment now, or came a moment ago.
+   * It goes again no sooner than the spacing allows; a start, and what was sent as often as allowed, only waits.
+   */
+  #adopt(command: LaneCommand, now: Moment): void {
+    const { attempts, downlink, socket, port, wireHex, expiresMs } = command
+    const messageId = command.messageId ?? this.#world.nextMessageId()
+    const flying = this.#fly(command, messageId, attempts, false, now)
+    const known = this.#unclaimed.find(
+      (one) =>
+        one.messageId === messageId && one.fact.downlink === downlink.name && now.monoMs - one.monoMs <= UNCLAIMED_MS,
+    )
+    const isSeen = this.#ordersSeen.some(
+      (seen) => wireHex !== '' && seen.wireHex === wireHex && seen.socket === socket && seen.port === port,
+    )
+    if (known !== undefined) this.resultReceived(known.fact, messageId, known.uplinkName, now)
+    else if (isSeen && this.#isAskable(command)) this.orderSeen(socket, port, wireHex, now)
+    else if (this.#isAskable(command)) this.#lastTryOver(flying, now)
+    else if (attempts < this.#triesMax(command) && now.wallMs < expiresMs) flying.dueMonoMs = this.#nextSendMonoMs
+    // never later than the expiry plus one ack timeout
+    else
+      flying.dueMonoMs = Math.min(
+        flying.dueMonoMs,
+        now.monoMs + Math.max(0, expiresMs + this.#options.ackTimeoutMs - now.wallMs),
+      )
   }
 
   #insert(command: LaneCommand): void {
@@ -232,11 +295,9 @@ export class CommandLane {
     if (late.length > 0) this.#queue = this.#queue.filter((command) => command.expiresMs > now.wallMs)
     for (const command of late) {
       if (command.commandId === QUESTION) continue
-      // sent before by another session, and its answer will not come here
-      const status = command.attempts > 0 ? COMMAND_STATUS.dead : COMMAND_STATUS.expired
-      const reason = command.attempts > 0 ? 'no_result' : 'expired'
       this.#announced.delete(command.commandId)
-      this.#end(command, { status, reason, attempts: command.attempts }, command.messageId, undefined)
+      const fate = { status: COMMAND_STATUS.expired, reason: 'expired', attempts: command.attempts }
+      this.#end(command, fate, command.messageId, undefined)
     }
     for (const flying of [...this.#flying]) if (!this.#isOver && flying.dueMonoMs <= now.monoMs) this.#late(flying, now)
     this.#sendQueued(now)
@@ -260,8 +321,7 @@ export class CommandLane {
   /** Announces a command that was not, and says whether it may go. */
   #isDurable(command: LaneCommand): boolean {
     const { commandId } = command
-    // what was sent before was written down before
-    if (commandId === QUESTION || command.attempts > 0) return true
+    if (commandId === QUESTION) return true
     if (!this.#announced.has(commandId)) {
       const messageId = command.messageId ?? this.#world.nextMessageId()
       this.#announced.set(commandId, { messageId, isDurable: false })
@@ -284,13 +344,7 @@ export class CommandLane {
 
   #firstSend(command: LaneCommand, now: Moment): boolean {
     const messageId = this.#idOf(command) ?? this.#world.nextMessageId()
-    const attempts = command.attempts + 1
-    if (command.attempts > 0 && (attempts > this.#triesMax(command) || this.#isAskable(command))) {
-      // sent as often as allowed before the connection broke, or a start, which may have run: only evidence can tell now
-      const flying = this.#fly(command, messageId, command.attempts, now)
-      this.#lastTryOver(flying, now)
-      return true
-    }
+    const attempts = 1
     this.#leaving = command
     const isSent = this.#world.send(command, messageId, attempts)
     this.#leaving = undefined
@@ -303,8 +357,8 @@ export class CommandLane {
     this.#nextSendMonoMs = now.monoMs + this.#options.spacingMs
     if (command.commandId === QUESTION) return true
     this.#lastSent.set(command.downlink, messageId)
-    this.#world.sent(command, messageId, attempts, command.attempts > 0)
-    const flying = this.#fly(command, messageId, attempts, now)
+    this.#world.sent(command, messageId, attempts, false)
+    const flying = this.#fly(command, messageId, attempts, true, now)
     if (command.downlink.result === 'none' && !this.#isAskable(command)) {
       // nothing answers this one: that it left is all there is to know
       this.#finish(flying, { status: COMMAND_STATUS.acked, reason: 'sent', attempts }, {})
@@ -312,13 +366,14 @@ export class CommandLane {
     return true
   }
 
-  #fly(command: LaneCommand, messageId: number, attempts: number, now: Moment): Flying {
+  #fly(command: LaneCommand, messageId: number, attempts: number, isSentHere: boolean, now: Moment): Flying {
     const flying: Flying = {
       command,
       messageId,
       attempts,
       dueMonoMs: 0,
       firstSentMonoMs: now.monoMs,
+      isSentHere,
       resultDueMonoMs: 0,
       isAsked: false,
       isPortCharging: false,
@@ -342,7 +397,11 @@ export class CommandLane {
   #late(flying: Flying, now: Moment): void {
     const { command } = flying
     if (flying.watch !== undefined) {
-      this.#finish(flying, { ...flying.watch, attempts: flying.attempts }, {})
+      // it did not charge before the start: nothing proves that it does because of it (a card may), but nobody may say
+      // that the order failed (AP3000 8, 82: "the port state in 21 will tell")
+      const isPerhapsOurs = flying.isPortCharging && flying.chargeBefore === null
+      const result = isPerhapsOurs && flying.watch.status === COMMAND_STATUS.dead ? { port_charging: true } : {}
+      this.#finish(flying, { ...flying.watch, attempts: flying.attempts }, result)
       return
     }
     if (!flying.isAsked && now.monoMs < flying.resultDueMonoMs) {
@@ -428,16 +487,18 @@ export class CommandLane {
 
   /** A result came. @returns false: nobody waits for it (late, or never asked): evidence only */
   resultReceived(fact: ResultFact, messageId: number, uplinkName: string, now: Moment): boolean {
-    const flying = this.#flying.find(({ command, messageId: ours }) => {
+    const flying = this.#flying.find(({ command, messageId: ours, isSentHere }) => {
       if (command.downlink.name !== fact.downlink) return false
-      if (ours === messageId) return true
+      if (ours === messageId) return isAbout(fact, command)
       const { result } = command.downlink
       // some models answer on their own, without our id; then the socket must fit
-      return (
-        result !== 'none' && result.orBy === uplinkName && (fact.socket === undefined || fact.socket === command.socket)
-      )
+      const isOfSocket = fact.socket === undefined || fact.socket === command.socket
+      return isSentHere && result !== 'none' && result.orBy === uplinkName && isOfSocket
     })
-    if (flying === undefined) return false
+    if (flying === undefined) {
+      this.#unclaimedResult(fact, messageId, uplinkName, now)
+      return false
+    }
     const result = {
       raw: fact.raw,
       reason: fact.reason,
@@ -467,14 +528,28 @@ export class CommandLane {
     return true
   }
 
+  #unclaimedResult(fact: ResultFact, messageId: number, uplinkName: string, now: Moment): void {
+    remember(this.#unclaimed, { fact, messageId, uplinkName, monoMs: now.monoMs })
+    const at = this.#deadStarts.findIndex(
+      (dead) => dead.messageId === messageId && dead.command.downlink.name === fact.downlink,
+    )
+    const dead = this.#deadStarts[at]
+    if (dead === undefined || !fact.ok || !isAbout(fact, dead.command)) return
+    this.#deadStarts.splice(at, 1)
+    const { command } = dead
+    const result = { raw: fact.raw, ...(fact.businessNo !== undefined && { business_no: fact.businessNo }) }
+    const fate = { status: COMMAND_STATUS.acked, reason: fact.reason, attempts: command.attempts, messageId, result }
+    this.#world.workedAfterAll(command, fate)
+  }
+
   /**
    * An uplink of this name came that may stand for a result (BKV 1017 for 1d).
    * @param sockets what it is about
    */
   uplinkSeen(name: string, sockets: readonly number[], now: Moment): void {
-    const flying = this.#flying.find(({ command }) => {
+    const flying = this.#flying.find(({ command, isSentHere }) => {
       const { result } = command.downlink
-      return result !== 'none' && result.orBy === name && sockets.includes(command.socket)
+      return isSentHere && result !== 'none' && result.orBy === name && sockets.includes(command.socket)
     })
     if (flying === undefined) return
     this.#finish(flying, { status: COMMAND_STATUS.acked, reason: 'ok', attempts: flying.attempts }, {})
@@ -513,8 +588,19 @@ export class CommandLane {
       if (flying.command.socket === socket && flying.command.port === port) flying.isPortCharging = isCharging
   }
 
+  /** An order has its settlement: a stop for it that was not sent has nothing to stop (AP3000 8, 82). */
+  orderSettled(wireHex: string): void {
+    for (const command of [...this.#queue]) {
+      if (command.priority !== PRIORITY.stop || command.fields['orderHex'] !== wireHex) continue
+      if (!this.letGo(command.commandId)) continue
+      const fate = { status: COMMAND_STATUS.cancelled, reason: 'order_settled', attempts: 0 }
+      this.#end(command, fate, undefined, undefined)
+    }
+  }
+
   /** A report names an order that a port charges or has charged: where we chose the number, its start worked. */
   orderSeen(socket: number, port: number, wireHex: string, now: Moment): void {
+    remember(this.#ordersSeen, { socket, port, wireHex })
     for (const flying of [...this.#flying]) {
       const { command, attempts } = flying
       if (!this.#isAskable(command) || command.socket !== socket || command.port !== port) continue
@@ -524,14 +610,22 @@ export class CommandLane {
     }
   }
 
-  /** A port charges under this number: what starts in doubt wait for. */
-  chargeSeen(socket: number, port: number, wireHex: string, now: Moment): void {
+  /**
+   * A port charges under this number: what starts in doubt wait for.
+   * @param durationMs how long it does, in the device's words
+   */
+  chargeSeen(socket: number, port: number, wireHex: string, durationMs: number, now: Moment): void {
     this.orderSeen(socket, port, wireHex, now)
     for (const flying of [...this.#flying]) {
       const { command, chargeBefore } = flying
       if (!this.#isAskable(command) || command.socket !== socket || command.port !== port) continue
-      // where the device makes the number, a charge is ours when it is not the one the port had before
-      const isOurs = command.wireHex === '' && isKnown(chargeBefore) && wireHex !== chargeBefore
+      // where the device makes the number, a charge is ours when it is not the one the port had before; where nobody knows
+      // what it had, when it began behind the start
+      const isNewer =
+        chargeBefore === undefined
+          ? flying.isSentHere && durationMs <= now.monoMs - flying.firstSentMonoMs + REPORT_SLACK_MS
+          : isKnown(chargeBefore) && wireHex !== chargeBefore
+      const isOurs = command.wireHex === '' && isNewer
       if (!isOurs || !this.#flying.includes(flying)) continue
       // a report may overtake the result, which says more (the business number): only doubt is settled by it
       if (flying.watch === undefined && command.downlink.result !== 'none') continue
@@ -547,6 +641,9 @@ export class CommandLane {
 
   #finish(flying: Flying, fate: Pick<Fate, 'status' | 'reason' | 'attempts'>, result: Fate['result']): void {
     this.#flying.splice(this.#flying.indexOf(flying), 1)
+    const { command, messageId } = flying
+    if (fate.status === COMMAND_STATUS.dead && this.#isAskable(command))
+      remember(this.#deadStarts, { command: { ...command, attempts: flying.attempts }, messageId })
     this.#end(flying.command, fate, flying.messageId, flying.firstSentMonoMs, result)
   }
 

@@ -93,7 +93,9 @@ test('random reports agree with a map of objects', () => {
             assert.equal(table.report(at, reading, wireHex), isNew)
             if (isNew) {
               const { fault: _, ...before } = known.reading ?? {}
-              known.reading = { ...before, ...reading }
+              // a charge that is over leaves no power behind
+              const { powerW: _w, currentA: _a, energyWh: _e, ...rest } = before as Partial<PortReading>
+              known.reading = { ...(state === 'idle' ? rest : before), ...reading }
               if (wireHex !== undefined) known.wireHex = wireHex
               known.isDirty = true
             }

@@ -14,6 +14,7 @@ const NO_VALUES = -1
 const MEASURED = ['powerW', 'voltageV', 'currentA', 'energyWh', 'temperatureC'] as const
 const POWER = 0
 const VOLTAGE = 1
+const CURRENT = 2
 const ENERGY = 3
 
 /** Power and voltage wander with every report; only a step this large is worth a row of its own. */
@@ -134,6 +135,7 @@ export class PortTable {
     this.#stateRaw[at] = reading.stateRaw
     this.#state[at] = STATE_INDEX.get(reading.state)!
     for (let column = 0; column < MEASURED.length; column++) this.#setValue(at, column, reading[MEASURED[column]!])
+    if (reading.state === 'idle' || reading.state === 'plugged') this.#forgetCharge(at, reading)
     this.#setTexts(at, texts, {
       fault: reading.fault,
       wireHex: wireHex === undefined ? (texts?.wireHex ?? null) : wireHex,
@@ -163,7 +165,7 @@ export class PortTable {
       fault: texts?.fault ?? null,
       powerW: measured(POWER),
       voltageV: measured(VOLTAGE),
-      currentA: measured(2),
+      currentA: measured(CURRENT),
       energyWh: measured(ENERGY),
       temperatureC: measured(4),
       wireHex: texts?.wireHex ?? null,
@@ -230,6 +232,14 @@ export class PortTable {
       this.#valuesAt[at] = valuesAt
     }
     this.#values[valuesAt * MEASURED.length + column] = value
+  }
+
+  /** What was measured of a charge is over with it, where the report of its end says nothing of it. */
+  #forgetCharge(at: number, reading: PortReading): void {
+    const valuesAt = this.#valuesAt[at]!
+    if (valuesAt === NO_VALUES) return
+    for (const column of [POWER, CURRENT, ENERGY])
+      if (reading[MEASURED[column]!] === undefined) this.#values[valuesAt * MEASURED.length + column] = Number.NaN
   }
 
   #growPorts(): void {

@@ -144,6 +144,7 @@ export class SessionCommands {
         record.forgetChargeBefore(command.commandId)
         this.#writeFate(session, command.commandId, fate)
       },
+      workedAfterAll: (command, fate) => this.#writeFate(session, command.commandId, fate),
       nextMessageId: () => {
         let messageId = record.nextMessageId(this.#world.now.wallMs)
         while (lane.isTaken(messageId)) messageId = record.nextMessageId(this.#world.now.wallMs)

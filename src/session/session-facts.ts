@@ -89,7 +89,8 @@ export class SessionFacts {
       case 'progress': {
         const { order } = fact
         const isCharging = fact.state === 'charging'
-        if (isCharging) session.lane?.chargeSeen(order.socket, order.port, order.wireHex, this.#world.now)
+        if (isCharging)
+          session.lane?.chargeSeen(order.socket, order.port, order.wireHex, fact.durationS * 1_000, this.#world.now)
         else session.lane?.orderSeen(order.socket, order.port, order.wireHex, this.#world.now)
         record.noteCharge(order.socket, order.port, isCharging, order.wireHex)
         record.notePort(
@@ -143,6 +144,7 @@ export class SessionFacts {
       case 'settlement': {
         const orderKey = orderKeyOf(fact, record.protocol)
         session.lane?.orderSeen(fact.order.socket, fact.order.port, fact.order.wireHex, this.#world.now)
+        session.lane?.orderSettled(fact.order.wireHex)
         return this.#world.effects.appendRow(settlementRow, {
           ...base,
           seq: this.#world.nextSeq(),

@@ -322,6 +322,8 @@ export class Operators {
   readonly #lastSendMs = new Map<number, number>()
   /** Place in the order of arrival. */
   readonly #acceptedAt = new Map<string, number>()
+  /** Given up by a lane. */
+  readonly #dead = new Set<string>()
   readonly #lastFirstSend = new Map<string, number>()
   /** Commands of which a lane knows no fate, by device: ids in flight. */
   readonly #inFlight = new Map<number, Map<number, string>>()
@@ -672,8 +674,13 @@ export class Operators {
       world.violated('commands are known', fate.commandId)
       return
     }
+    // a result behind the last timeout: evidence, and no second fate
+    const isEvidence = this.#dead.has(fate.commandId) && fate.status === COMMAND_STATUS.acked
+    if (isEvidence) world.covered('start.worked_after_all')
+    if (fate.status === COMMAND_STATUS.dead) this.#dead.add(fate.commandId)
     const lateMs = fate.atMs - command.expiresMs - ACK_TIMEOUT_MS
-    if (lateMs > LOOK_MS) world.violated('a fate in time', `${fate.commandId} is ${fate.status} ${lateMs} ms too late`)
+    if (lateMs > LOOK_MS && !isEvidence)
+      world.violated('a fate in time', `${fate.commandId} is ${fate.status} ${lateMs} ms too late`)
     if (fate.status === COMMAND_STATUS.acked) this.#checkAcked(command, fate)
   }
 

@@ -105,6 +105,9 @@ export class CommandFates {
     if (row.epoch !== 0 && command.epoch !== null && row.epoch < command.epoch) return 'fenced'
     if (command.status >= FINAL) {
       if (row.status >= FINAL && row.status !== command.status) this.contradictions.push(row)
+      // a result behind the last timeout: the fate stands, but the order does run (contract 3: reconciled)
+      const isLateStart = command.kind === 'start' && row.status === COMMAND_STATUS.acked
+      if (isLateStart && command.status === COMMAND_STATUS.dead) this.#moveOrder(command, row, book)
       return 'repeated'
     }
     const isFinal = row.status >= FINAL
@@ -137,6 +140,8 @@ export class CommandFates {
       const event = START_EVENTS[status]
       const result = command.result ?? {}
       const fate = { atMs, epoch, reason, wireHex: command.wire_hex ?? '', result }
+      // the port charges since, under a number that nobody told yet: the reconciler decides, or a report before it
+      if (event === 'start_dead' && result['port_charging'] === true) return
       if (event !== undefined) book.startMoved(order, event, fate)
     } else if (command.kind === 'stop') {
       // acked or refused: nothing of this order charges there any more, or yet

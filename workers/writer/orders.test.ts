@@ -191,21 +191,35 @@ test('a final fate stands: another one is evidence, an older session is refused,
   const older = await insertSpan(database.sql, spanOf(fate({ epoch: 7, status: REFUSED, reason: 'busy' })))
   assert.deepEqual(older.tables['outbound_queue'], { inserted: 0, repeated: 0, fenced: 1 })
   assert.equal((await commandOf('c1'))['status'], SENT)
-  const both = await insert(
-    fate({ epoch: 8, status: DEAD, reason: 'no_result', atMs: AT_MS + SEC }),
-    fate({ epoch: 8, status: ACKED, atMs: AT_MS + 2 * SEC }),
-  )
+  const dead = fate({ epoch: 8, status: DEAD, reason: 'no_result', atMs: AT_MS + SEC })
+  const both = await insert(dead, fate({ epoch: 8, status: REFUSED, reason: 'port_fault', atMs: AT_MS + 2 * SEC }))
   assert.deepEqual(both.tables['outbound_queue'], { inserted: 1, repeated: 1, fenced: 0 })
   assert.deepEqual([both.orders.failed, both.orders.started], [1, 0])
   assert.equal((await commandOf('c1'))['status'], DEAD)
   const kept = await database.sql`select reason, note from quarantine`
-  assert.deepEqual([...kept], [{ reason: 'command_fate_conflict', note: 'command c1 is dead; later acked, ok' }])
+  assert.deepEqual(
+    [...kept],
+    [{ reason: 'command_fate_conflict', note: 'command c1 is dead; later refused, port_fault' }],
+  )
   const order = await orderOf('ORDER1')
   assert.deepEqual([order['state'], order['fail_reason']], ['failed', 'no_result'])
   // unknown, not failed: a report shows it running after all
   await insert(progress({ orderKey: AP_WIRE, wireHex: AP_WIRE, epoch: 8, atMs: AT_MS + 10 * SEC, durationS: 9 }))
   const revived = await orderOf('ORDER1')
   assert.deepEqual([revived['state'], revived['fail_reason']], ['charging', null])
+  // so does its own result, behind the last timeout
+  await charge('ap3000', { orderNo: 'ORDER3', commandId: 'c3', port: 3 })
+  await insert(sent(AT_MS, { commandId: 'c3' }), fate({ commandId: 'c3', status: DEAD, reason: 'no_result' }))
+  const late = await insert(fate({ commandId: 'c3', status: ACKED, atMs: AT_MS + 2 * SEC }))
+  assert.deepEqual([late.tables['outbound_queue']?.repeated, late.orders.started], [1, 1])
+  assert.equal((await commandOf('c3'))['status'], DEAD)
+  assert.equal((await orderOf('ORDER3'))['state'], 'charging')
+
+  // and while its port charges nobody says that it failed
+  await charge('ap3000', { orderNo: 'ORDER4', commandId: 'c4', port: 4 })
+  const charges = { status: DEAD, reason: 'no_result', result: JSON.stringify({ port_charging: true }) }
+  await insert(sent(AT_MS, { commandId: 'c4' }), fate({ commandId: 'c4', ...charges }))
+  assert.equal((await orderOf('ORDER4'))['state'], 'starting')
 
   await charge('ap3000', { orderNo: 'ORDER2', commandId: 'c9', port: 2 })
   await insert(

@@ -915,6 +915,35 @@ test('the OpenAPI document names every command with its parameters', async () =>
   assert.ok(post!.parameters.some(({ name }) => name === 'Idempotency-Key'))
 })
 
+test('an order that was begun before its device came to this tenant is none of its own', async () => {
+  const { sql } = database
+  const deviceId = await newDevice({ portCount: 2 })
+  const caller = (key: (typeof keys)[number]) => ({
+    key,
+    requestId: 'r',
+    remoteAddress: '127.0.0.1',
+    idempotencyKey: undefined,
+  })
+  const [own, , north] = keys
+  const { order_no: orderNo } = await commands.charge(caller(own!), deviceId, { port: 1, mode: 'full' })
+  await sql`update orders set state = 'charging' where order_no = ${orderNo}`
+  await sql`update devices set tenant_id = 'north' where device_id = ${deviceId}`
+  await assert.rejects(commands.charge(caller(north!), deviceId, { port: 1, mode: 'full' }), {
+    code: 'CONFLICT',
+    details: {},
+  })
+  const isUnknown = { code: 'FAILED_PRECONDITION', details: { reason: 'not_charging' } }
+  await assert.rejects(commands.stop(caller(north!), deviceId, { port: 1 }), isUnknown)
+  await assert.rejects(commands.stop(caller(north!), deviceId, { port: 1, order_no: orderNo! }), { code: 'NOT_FOUND' })
+})
+
+test('a command names no port that the device does not have', async () => {
+  const deviceId = await newDevice({ portCount: 2 })
+  const caller = { key: keys[0]!, requestId: 'r', remoteAddress: '127.0.0.1', idempotencyKey: undefined }
+  const params = { rate_mode: 0, port: 3, duration_s: 60 }
+  await assert.rejects(commands.send(caller, deviceId, { name: 'changeCharge', params }), { code: 'INVALID_ARGUMENT' })
+})
+
 describe('a swipe', () => {
   const TARIFF = { energy: { price_fen_per_kwh: 120 } }
   let swipes = 0

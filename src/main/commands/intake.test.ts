@@ -117,6 +117,14 @@ test('held for so long and no longer', async () => {
   desk.dispatchingCount = 0
 })
 
+test('what expired before it could be stored is not stored', async () => {
+  const count = async () => (await database.sql`select from outbound_queue`).count
+  const before = await count()
+  const late = { ...request(), plan: async () => ({ ...planned, expiresMs: Date.now() - 1 }) }
+  await assert.rejects(intake.store(late), { code: 'TIMEOUT' })
+  assert.equal(await count(), before)
+})
+
 test('a refusal is heard at once when nothing holds', async () => {
   const refused: IntakeRequest = {
     ...request(),

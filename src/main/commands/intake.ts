@@ -34,6 +34,8 @@ export interface Target {
 
 /** A port of a device. */
 export interface PortOf {
+  /** Who asks. */
+  readonly tenantId: string
   readonly deviceId: string
   /** 0 where the protocol has no sockets. */
   readonly socket: number
@@ -52,6 +54,8 @@ export interface RunningOrder {
   readonly command_id: string | null
   readonly start_status: number | null
   readonly port_state: string | null
+  /** It is of the tenant that asks. */
+  readonly is_own: boolean
 }
 
 /** What a plan may look at, as it is under the lock of the device. */
@@ -335,6 +339,9 @@ export class Intake {
       if (downlink === undefined) throw new Error(`${protocol.name}: no downlink ${planned.name}`)
       assertEncodes(protocol, downlink, deviceNo, planned.fields)
       if (planned.isDone !== true) {
+        // the database kept it waiting: what was asked for then must not be done now
+        if (planned.expiresMs <= this.#options.now())
+          throw new HttpError('TIMEOUT', 'it expired before it could be stored')
         desk.admit(deviceId, this.#uncommitted)
         // once, also when the transaction fails for another's sake and this is tried again alone
         if (!this.#paid.has(request)) takeDeviceToken(deviceId)
@@ -420,12 +427,19 @@ const EARLIER_BY_ORDER_NO = `
   join outbound_queue q on q.order_no = i.name and q.kind = 'start' and q.tenant_id = i.tenant_id`
 const ORDER_NOS = { order_no: 'text' } as const satisfies Columns
 const TAKEN_ORDER_NOS = `select o.order_no from ${source(ORDER_NOS)} join orders o on o.order_no = i.order_no`
-const PORTS = { device_id: 'text', socket: 'int4', port: 'int4', order_no: 'text' } as const satisfies Columns
+const PORTS = {
+  tenant_id: 'text',
+  device_id: 'text',
+  socket: 'int4',
+  port: 'int4',
+  order_no: 'text',
+} as const satisfies Columns
 /** Of several the one the device names, then the newest. */
 const RUNNING_ORDERS = `
   select i.ordinal, r.* from ${source(PORTS)}
   cross join lateral (
-    select o.order_no, o.state, o.origin, o.wire_hex, o.command_id, q.status as start_status, p.state as port_state
+    select o.order_no, o.state, o.origin, o.wire_hex, o.command_id, q.status as start_status, p.state as port_state,
+      o.tenant_id = i.tenant_id as is_own
     from orders o
     left join ports p on p.device_id = o.device_id and p.socket = o.socket and p.port = o.port
     left join outbound_queue q on q.command_id = o.command_id
@@ -510,6 +524,7 @@ const runningRows = (sql: Sql | TransactionSql, ports: readonly PortOf[]) =>
     parameters(
       PORTS,
       pick(ports, {
+        tenant_id: ({ tenantId }) => tenantId,
         device_id: ({ deviceId }) => deviceId,
         socket: ({ socket }) => socket,
         port: ({ port }) => port,

@@ -169,27 +169,25 @@ export class CommandService {
     const { protocol } = target
     const socket = socketOf(protocol, asked.socket)
     this.#takeRequestTokens(caller)
-    const about = { deviceId, socket, port: asked.port }
+    const about = { tenantId: caller.key.tenant, deviceId, socket, port: asked.port }
+    // from now on, however long it takes to be stored
+    const expiresMs = this.#expiresMs(asked.expires_in_s)
     const store = (plan: IntakeRequest['plan']) =>
       this.#store(caller, target, 'charge', asked, asked.order_no, about, plan, card?.cardId)
     return this.#inTurn(deviceId, () =>
       store(async ({ running, ...device }, tx) => {
         const body = card === undefined ? asked : await withCard(tx, caller.key.tenant, asked, card, device.tariff)
-        if (protocol.name === 'ap3000' && device.portCount !== null && body.port > device.portCount)
-          throw new HttpError('INVALID_ARGUMENT', `port: the device has ${device.portCount}`, {
-            field: 'port',
-            port_count: device.portCount,
-          })
+        assertPort(protocol, body.port, device.portCount)
         if (running !== undefined && isInTheWay(running))
-          throw new HttpError('CONFLICT', `port ${body.port} has a running order`, {
-            order_no: running.order_no,
-            state: running.state,
-          })
+          throw new HttpError(
+            'CONFLICT',
+            `port ${body.port} has a running order`,
+            running.is_own ? { order_no: running.order_no, state: running.state } : {},
+          )
         const given = body.tariff ?? device.tariff ?? null
         const tariff = given === null ? undefined : tariffOf(given, body.tariff !== undefined)
         const orderNo = body.order_no ?? newOrderNo(randomBytes(ORDER_NO_RANDOM_BYTES))
         const plan = planned(chargePlan(protocol.name, chargeRequest(body, socket, orderNo, tariff)))
-        const expiresMs = this.#expiresMs(body.expires_in_s)
         return {
           kind: 'start',
           name: plan.name,
@@ -234,11 +232,12 @@ export class CommandService {
     const { protocol } = target
     const socket = socketOf(protocol, body.socket)
     this.#takeRequestTokens(caller)
-    const about = { deviceId, socket, port: body.port, orderNo: body.order_no }
+    const about = { tenantId: caller.key.tenant, deviceId, socket, port: body.port, orderNo: body.order_no }
+    const expiresMs = this.#expiresMs(undefined)
     return this.#inTurn(deviceId, async () => {
       const { sql } = this.#options
       // outside the transaction: a cancel needs a connection of its own
-      const before = await runningOrder(sql, about)
+      const before = ownOrder(await runningOrder(sql, about))
       let isDone = false
       // an order that charges was sent, whatever its command's row says by now
       const isWaiting = before?.state === 'pending' && before.start_status === COMMAND_STATUS.queued
@@ -248,8 +247,9 @@ export class CommandService {
         isDone = answer === 'cancelled'
       }
       return this.#store(caller, target, 'stop', body, undefined, about, async ({ running }, tx) => {
-        const order = isDone ? before : running
-        if (order === undefined && body.order_no !== undefined) throw await noSuchOrder(tx, deviceId, body, socket)
+        const order = isDone ? before : ownOrder(running)
+        if (order === undefined && body.order_no !== undefined)
+          throw await noSuchOrder(tx, caller.key.tenant, deviceId, body, socket)
         const wireHex = order === undefined ? await chargingWire(tx, deviceId, socket, body.port) : order.wire_hex
         if (order === undefined && wireHex === undefined)
           throw new HttpError('FAILED_PRECONDITION', `nothing charges on port ${body.port}`, { reason: 'not_charging' })
@@ -260,7 +260,7 @@ export class CommandService {
           fields,
           params: body,
           priority: PRIORITY.stop,
-          expiresMs: this.#expiresMs(undefined),
+          expiresMs,
           wireHex: '',
           socket,
           port: body.port,
@@ -286,12 +286,16 @@ export class CommandService {
     // a command about the order of a port says so, and moves it with its fate
     const isStop = encoded.value?.priority === PRIORITY.stop
     const isAboutOrder = isStop || body.name === 'changeCharge'
-    const about = isAboutOrder && encoded.value !== undefined ? { deviceId, ...encoded.value } : undefined
+    const tenantId = caller.key.tenant
+    const about = isAboutOrder && encoded.value !== undefined ? { tenantId, deviceId, ...encoded.value } : undefined
+    const expiresMs = this.#expiresMs(body.expires_in_s)
     return this.#inTurn(deviceId, () =>
-      this.#store(caller, target, 'command', body, undefined, about, async ({ running }) => {
+      this.#store(caller, target, 'command', body, undefined, about, async (facts) => {
+        const running = ownOrder(facts.running)
         // said now, because a repeat is answered like the first, and of another tenant's device nothing is said
         if (encoded.value === undefined) throw encoded.error
         const { fields, socket, port, priority } = encoded.value
+        assertPort(protocol, port, facts.portCount)
         const { orderHex } = fields as { orderHex?: string }
         const isKnown = running !== undefined && (orderHex === undefined || orderHex === running.wire_hex)
         return {
@@ -300,7 +304,7 @@ export class CommandService {
           fields,
           params: withoutSecrets(body.params),
           priority,
-          expiresMs: this.#expiresMs(body.expires_in_s),
+          expiresMs,
           wireHex: '',
           socket,
           port,
@@ -484,6 +488,15 @@ function targetOf(deviceId: string): Target {
   return { deviceId, ...found }
 }
 
+/** @param port from 1; 0: none */
+function assertPort(protocol: Protocol, port: number, portCount: number | null): void {
+  if (protocol.name !== 'ap3000' || portCount === null || port <= portCount) return
+  throw new HttpError('INVALID_ARGUMENT', `port: the device has ${portCount}`, { field: 'port', port_count: portCount })
+}
+
+/** An order that was begun before the device came to its present tenant is none of that one's. */
+const ownOrder = (order: RunningOrder | undefined) => (order?.is_own === true ? order : undefined)
+
 /** @returns 0 where the protocol has no sockets */
 function socketOf(protocol: Protocol, socket: number | undefined): number {
   const bad = (rule: string) => new HttpError('INVALID_ARGUMENT', `socket: ${rule}`, { field: 'socket' })
@@ -623,9 +636,16 @@ async function chargingWire(
   return row !== undefined && isCharging(row.state) ? (row.wire_hex ?? '') : undefined
 }
 
-async function noSuchOrder(tx: TransactionSql, deviceId: string, body: StopBody, socket: number): Promise<HttpError> {
+async function noSuchOrder(
+  tx: TransactionSql,
+  tenantId: string,
+  deviceId: string,
+  body: StopBody,
+  socket: number,
+): Promise<HttpError> {
   const [order] = await tx<{ state: string; socket: number; port: number }[]>`
-    select state, socket, port from orders where order_no = ${body.order_no ?? ''} and device_id = ${deviceId}`
+    select state, socket, port from orders
+    where order_no = ${body.order_no ?? ''} and device_id = ${deviceId} and tenant_id = ${tenantId}`
   if (order === undefined) return new HttpError('NOT_FOUND', `no order ${body.order_no} on this device`)
   const isElsewhere = order.port !== body.port || order.socket !== socket
   return isElsewhere

@@ -134,6 +134,7 @@ export const startChargeResult = uplink({
         executed,
         socket: 0,
         port: portOf(fields['port'] as number),
+        wireHex: fields['orderHex'] as string,
       },
     ]
   },
