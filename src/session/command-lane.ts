@@ -619,13 +619,19 @@ export class CommandLane {
     for (const flying of [...this.#flying]) {
       const { command, chargeBefore } = flying
       if (!this.#isAskable(command) || command.socket !== socket || command.port !== port) continue
+      // of two starts nobody knows which one worked (simulation, seed 920748)
+      const isOther = (other: Flying) =>
+        other !== flying &&
+        other.command.socket === socket &&
+        other.command.port === port &&
+        this.#isAskable(other.command)
+      if (command.wireHex !== '' || this.#flying.some(isOther)) continue
       // where the device makes the number, a charge is ours when it is not the one the port had before; where nobody knows
       // what it had, when it began behind the start
-      const isNewer =
+      const isOurs =
         chargeBefore === undefined
           ? flying.isSentHere && durationMs <= now.monoMs - flying.firstSentMonoMs + REPORT_SLACK_MS
           : isKnown(chargeBefore) && wireHex !== chargeBefore
-      const isOurs = command.wireHex === '' && isNewer
       if (!isOurs || !this.#flying.includes(flying)) continue
       // a report may overtake the result, which says more (the business number): only doubt is settled by it
       if (flying.watch === undefined && command.downlink.result !== 'none') continue

@@ -88,8 +88,8 @@ const MUTATIONS: readonly Mutation[] = [
   {
     defect: 'an AP3000 start goes again blindly, in another session',
     file: 'src/session/command-lane.ts',
-    from: '(attempts > this.#triesMax(command) || this.#isAskable(command))',
-    to: 'attempts > this.#triesMax(command)',
+    from: 'else if (this.#isAskable(command)) this.#lastTryOver(flying, now)',
+    to: '',
     caughtBy: { file: 'src/session/command-lane.test.ts', test: 'AP3000: not in another session' },
   },
   {

@@ -676,7 +676,6 @@ export class Operators {
     }
     // a result behind the last timeout: evidence, and no second fate
     const isEvidence = this.#dead.has(fate.commandId) && fate.status === COMMAND_STATUS.acked
-    if (isEvidence) world.covered('start.worked_after_all')
     if (fate.status === COMMAND_STATUS.dead) this.#dead.add(fate.commandId)
     const lateMs = fate.atMs - command.expiresMs - ACK_TIMEOUT_MS
     if (lateMs > LOOK_MS && !isEvidence)

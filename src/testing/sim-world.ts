@@ -112,7 +112,6 @@ export const COVERAGE = [
   'outbound.full',
   'start.asked_for',
   'start.confirmed_by_report',
-  'start.worked_after_all',
   'fate.acked',
   'fate.dead',
   'fate.refused',

@@ -18,6 +18,7 @@ const FOUND: Readonly<Record<number, string>> = {
   504415: 'a host lost one of its devices to a newer connection and kept the others',
   102355: 'the ack of a report sent three times came when the next charge of the socket had ended',
   107100: 'the result of a start that had timed out came when its charge was settled as one of the device’s own',
+  920748: 'of two starts in doubt on a port a report proved the older one',
 }
 /** Seeds within which a mutant must be caught. */
 const MUTANT_SEEDS = 150
@@ -44,7 +45,7 @@ const CAUGHT_BY: Record<Mutant, readonly string[]> = {
   newIdOnResend: ['a resend has the same id'],
   startRepeatedBlindly: ['a BKV start is sent once'],
   startRanTwice: ['an order runs once', 'a start is sent in one session'],
-  settlementCountedTwice: ['no row twice', 'one settlement per order'],
+  settlementCountedTwice: ['no row twice', 'one settlement per order', 'an estimate gives way'],
   balanceMovedTwice: ['a card pays once'],
   estimateStands: ['none contradicting', 'one settlement per order'],
   correctionIsAnotherEnd: ['one charging.ended per order'],
