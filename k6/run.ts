@@ -3,10 +3,11 @@
  * starts a gateway of its own, with the fleet that the script wants, and ends both afterwards.
  *
  *   --record           writes results/SCRIPT-MACHINE.json: metrics, thresholds, machine, what the gateway used
+ *   --help             how it is called; those of k6: `k6 run --help`
  *
  * k6 is a tool beside the project, not a dependency of it: `K6=PATH`, else the one on PATH if it can do what the script
  * needs, else one that `go` builds from k6/tcp into the user's cache. Exit code: that of k6 (99: a threshold was crossed);
- * 2 unknown script, 127 no k6.
+ * 2 unknown script or option, 1 no gateway or fleet of its own, 127 no k6.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
@@ -61,6 +62,11 @@ const NEEDS: Readonly<Record<string, Need>> = {
   'tcp-devices': { fleet: [] },
 }
 
+const SCRIPTS = readdirSync(HERE)
+  .filter((file) => file.endsWith('.js'))
+  .map((file) => file.slice(0, -3))
+const USAGE = `npm run k6 -- SCRIPT [--record] [options of k6]\nSCRIPT is one of: ${SCRIPTS.join(', ')}`
+
 /** Says why there is nothing to run, and with which code to end. */
 class Refusal extends Error {
   readonly exitCode: number
@@ -111,6 +117,19 @@ Put k6 on PATH (K6=FILE works too), or install Go 1.25 or newer: then it is buil
   return built
 }
 
+/** Before a gateway is started for nothing. @throws Refusal an option that `k6 run` does not have */
+function checkOptions(k6: string, given: readonly string[]): void {
+  const help = spawnSync(k6, ['run', '--help'], { encoding: 'utf8' }).stdout
+  // `  -d, --duration duration  test duration limit`
+  const known = new Set([...help.matchAll(/^ +(?:(-\w), )?(--[\w-]+)/gm)].flatMap(([, short, long]) => [short, long]))
+  for (const option of given) {
+    // `-d10s`, `--vus=5`; a word may be the value of the option before it
+    const name = option.startsWith('--') ? option.split('=')[0] : option.slice(0, 2)
+    if (known.size > 0 && /^--?[a-zA-Z]/.test(option) && !known.has(name))
+      throw new Refusal(2, `${option}: \`k6 run\` has no such option\n${USAGE}`)
+  }
+}
+
 /** Started, and its devices known to the API. */
 async function startFleet(options: readonly string[], gateway: OwnGateway): Promise<ChildProcess> {
   const fleet = spawn(process.execPath, [FLEET, '--port', String(gateway.port), ...options], {
@@ -131,7 +150,7 @@ async function startFleet(options: readonly string[], gateway: OwnGateway): Prom
     await sleep(200)
   }
   fleet.kill('SIGKILL')
-  throw new Error(`only a part of ${devices} piles was there after ${FLEET_READY_MS_MAX} ms`)
+  throw new Refusal(1, `only a part of ${devices} piles was there after ${FLEET_READY_MS_MAX} ms`)
 }
 
 /** What k6 exports, without the parts nobody reads again. */
@@ -171,14 +190,17 @@ function record(
 }
 
 async function main(args: readonly string[]): Promise<number> {
-  const scripts = readdirSync(HERE).filter((name) => name.endsWith('.js'))
+  if (args.includes('--help')) {
+    console.log(`${USAGE}\nother options go to k6: see \`k6 run --help\``)
+    return 0
+  }
   const name = args[0]?.replace(/\.js$/, '') ?? ''
-  if (!scripts.includes(`${name}.js`))
-    throw new Refusal(2, `npm run k6 -- SCRIPT, one of: ${scripts.map((one) => one.replace(/\.js$/, '')).join(', ')}`)
+  if (!SCRIPTS.includes(name)) throw new Refusal(2, `${name && `${name}: no such script\n`}${USAGE}`)
   const isRecording = args.includes('--record')
   const rest = args.slice(1).filter((arg) => arg !== '--record')
   const script = join(HERE, `${name}.js`)
   const k6 = findK6(readFileSync(script, 'utf8').includes(`'${TCP_MODULE}'`) ? [TCP_MODULE] : [])
+  checkOptions(k6, rest)
   const need = NEEDS[name] ?? { fleet: [] }
 
   const scratch = mkdtempSync(join(tmpdir(), 'pilegate-k6-'))
@@ -202,7 +224,9 @@ async function main(args: readonly string[]): Promise<number> {
   try {
     const env: Record<string, string> = { K6_NO_USAGE_REPORT: 'true' }
     if (process.env['API'] === undefined && process.env['TCP'] === undefined) {
-      gateway = await startGateway()
+      gateway = await startGateway().catch((error: Error) => {
+        throw new Refusal(1, `k6: ${error.message}`)
+      })
       Object.assign(env, { API: gateway.api, KEY: gateway.key, TCP: `127.0.0.1:${gateway.port}` })
       if (need.fleet.length > 0) fleet = await startFleet(need.fleet, gateway)
     }

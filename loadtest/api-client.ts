@@ -29,7 +29,7 @@ export class ApiClient {
     this.#secret = secret
     this.#connections = Array.from(
       { length: connections },
-      () => new Connection(Number(this.#url.port), this.#url.hostname, this.#waiting),
+      () => new Connection(Number(this.#url.port || 80), this.#url.hostname, this.#waiting),
     )
   }
 

@@ -7,52 +7,74 @@
  * device; a frame that is there before its 202 counts as 0. `spacing_*`: gaps between two 8x frames that one device
  * received. A frame can be read late, by as much as this process is busy: a gap is a violation when it is shorter than the
  * spacing by more than this process was late just then. `--result-loss`: share of results that devices send and nobody
- * gets. Exit code 1: a command without a fate, not acked without loss, or a violation.
+ * gets. Exit code 1: none taken, a command without a fate, not acked without loss, or a violation.
  */
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
+import { anyNumber, oneOf, readOptions, refuse, wholeNumber } from '../src/config/command-line.ts'
 import { Random } from '../src/testing/random.ts'
 import { ApiClient } from './api-client.ts'
 import { ap3000DeviceNo } from './device-ap3000.ts'
-import { FLEET_DEFAULTS, runFleet } from './fleet-run.ts'
+import { checkFleetOptions, FLEET_DEFAULTS, type FleetOptions, runFleet } from './fleet-run.ts'
+import { apiAddress, gatewayMustBeThere } from './gateway-there.ts'
 
-const text = { type: 'string' } as const
-const { values } = parseArgs({
-  options: {
-    devices: text,
-    commands: text,
-    kind: text,
-    host: text,
-    port: text,
-    api: text,
-    'key-file': text,
-    seed: text,
-    'result-loss': text,
-    'spacing-ms': text,
-    'within-s': text,
-    concurrency: text,
-  },
-})
+const USAGE = `node loadtest/commands.ts [options]
+  --devices 2000 --commands N (as many) --kind locate|charge --concurrency 256 --result-loss 0 --seed 77
+  --spacing-ms 500 --within-s 60 --host 127.0.0.1 --port 7000 --api http://127.0.0.1:8080 --key-file .data/api-key`
 const KINDS = {
   /** 82, one order per command. */
   charge: { code: 0x82, name: 'startCharge', path: 'charge', body: { port: 1, mode: 'time', duration_s: 3_600 } },
   locate: { code: 0x96, name: 'locate', path: 'commands', body: { name: 'locate', params: { locate_s: 1 } } },
 } as const
-const kind = KINDS[(values.kind ?? 'locate') as keyof typeof KINDS]
-if (kind === undefined) throw new RangeError('--kind: charge or locate')
-const devices = Number(values.devices ?? 2_000)
-const commands = Number(values.commands ?? devices)
-const seed = Number(values.seed ?? 77)
-const resultLoss = Number(values['result-loss'] ?? 0)
-const spacingMs = Number(values['spacing-ms'] ?? 500)
-const withinS = Number(values['within-s'] ?? 60)
-const concurrency = Number(values.concurrency ?? 256)
-const api = new ApiClient(
-  values.api ?? 'http://127.0.0.1:8080',
-  readFileSync(values['key-file'] ?? '.data/api-key', 'utf8').trim(),
-  concurrency,
-)
+
+const text = { type: 'string' } as const
+const values = readOptions(USAGE, {
+  devices: { ...text, default: '2000' },
+  commands: text,
+  kind: { ...text, default: 'locate' },
+  host: { ...text, default: '127.0.0.1' },
+  port: { ...text, default: '7000' },
+  api: { ...text, default: 'http://127.0.0.1:8080' },
+  'key-file': { ...text, default: '.data/api-key' },
+  seed: { ...text, default: '77' },
+  'result-loss': { ...text, default: '0' },
+  'spacing-ms': { ...text, default: '500' },
+  'within-s': { ...text, default: '60' },
+  concurrency: { ...text, default: '256' },
+})
+const kind = KINDS[oneOf('kind', values.kind, ['locate', 'charge'])]
+const devices = wholeNumber('devices', values.devices, 1)
+const commands = wholeNumber('commands', values.commands ?? values.devices, 1)
+const seed = wholeNumber('seed', values.seed)
+const resultLoss = anyNumber('result-loss', values['result-loss'], 0, 1)
+const spacingMs = wholeNumber('spacing-ms', values['spacing-ms'])
+const withinS = wholeNumber('within-s', values['within-s'], 1, 86_400)
+const concurrency = wholeNumber('concurrency', values.concurrency, 1, 1_000)
+const fleetOptions: FleetOptions = {
+  ...FLEET_DEFAULTS,
+  host: values.host,
+  port: wholeNumber('port', values.port, 1, 65_535),
+  devices,
+  rampPerS: 2_000,
+  ordersPerS: 0,
+  // nobody's charge ends meanwhile
+  chargeS: 3_600,
+  durationS: withinS + 120,
+  seed,
+  hostEvery: 0,
+  graceS: 0,
+}
+const address = apiAddress(values.api)
+let key: string
+try {
+  checkFleetOptions(fleetOptions)
+  key = readFileSync(values['key-file'], 'utf8').trim()
+} catch (error) {
+  const { message } = error as Error
+  refuse(error instanceof RangeError ? message : `--key-file ${values['key-file']}: ${message}`)
+}
+await gatewayMustBeThere('commands', address, fleetOptions.host, fleetOptions.port)
+const api = new ApiClient(address, key, concurrency)
 
 /** How late this process was lately: what is read now may have been there for so long. */
 let lateMs = 0
@@ -112,18 +134,7 @@ function frameRead(deviceId: string, bytes: Uint8Array, at: number): void {
 const fleetDone = new AbortController()
 const fleet = runFleet(
   {
-    ...FLEET_DEFAULTS,
-    host: values.host ?? '127.0.0.1',
-    port: Number(values.port ?? 7_000),
-    devices,
-    rampPerS: 2_000,
-    ordersPerS: 0,
-    // nobody's charge ends meanwhile
-    chargeS: 3_600,
-    durationS: withinS + 120,
-    seed,
-    hostEvery: 0,
-    graceS: 0,
+    ...fleetOptions,
     wiretap: {
       received: (deviceId, bytes) => {
         // frames of the gateway come whole over loopback
@@ -242,5 +253,9 @@ console.log(
   }),
 )
 const isWell =
-  ended >= acceptedCount && gaps.violations === 0 && undelivered === 0 && (resultLoss > 0 || summary.errors === 0)
+  acceptedCount > 0 &&
+  ended >= acceptedCount &&
+  gaps.violations === 0 &&
+  undelivered === 0 &&
+  (resultLoss > 0 || summary.errors === 0)
 process.exit(isWell && (resultLoss > 0 || outcomes['acked']! >= acceptedCount) ? 0 : 1)

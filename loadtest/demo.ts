@@ -1,15 +1,22 @@
 /**
- * `npm run demo`: the gateway with a small mixed fleet that charges and settles, until Ctrl-C. DATA_DIR is a folder of
- * its own (`.data/demo`) unless set, so that a demo never touches real data.
+ * `npm run demo`: the gateway with a small mixed fleet that charges and settles, until Ctrl-C. Its data are in a folder of
+ * its own, whatever DATA_DIR, DATABASE_URL, CONFIG_PATH and KAFKA_* say: a demo never touches real data. Other settings
+ * are taken from the environment, addresses and keys too.
  */
 import { spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
+import { readOptions } from '../src/config/command-line.ts'
 
+const { 'data-dir': dataDir } = readOptions('npm run demo -- [--data-dir .data/demo]', {
+  'data-dir': { type: 'string', default: '.data/demo' },
+})
+const { ownEnvironment } = await import('./own-gateway.ts')
 const start = fileURLToPath(new URL('../src/main/start.ts', import.meta.url))
 const fleet = fileURLToPath(new URL('fleet.ts', import.meta.url))
 const gateway = spawn(process.execPath, [start], {
-  env: { DATA_DIR: '.data/demo', LOG_LEVEL: 'info', ...process.env },
+  // without nothing: addresses and keys are the caller's choice
+  env: { LOG_LEVEL: 'info', ...ownEnvironment(/^$/), DATA_DIR: dataDir },
   stdio: ['ignore', 'pipe', 'inherit'],
 })
 let piles: ReturnType<typeof spawn> | undefined

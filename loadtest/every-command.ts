@@ -7,16 +7,45 @@
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { connect } from 'node:net'
-import { parseArgs } from 'node:util'
 import type { FrameHead, Protocol, Uplink } from '../src/codec/protocol.ts'
+import { readOptions, refuse, wholeNumber } from '../src/config/command-line.ts'
 import { PROTOCOLS } from '../src/protocols/index.ts'
-import { FLEET_DEFAULTS, runFleet } from './fleet-run.ts'
+import { checkFleetOptions, FLEET_DEFAULTS, type FleetOptions, runFleet } from './fleet-run.ts'
+import { apiAddress, gatewayMustBeThere } from './gateway-there.ts'
 
 const text = { type: 'string' } as const
-const { values } = parseArgs({ options: { devices: text, 'duration-s': text, host: text, port: text, api: text } })
-const host = values.host ?? '127.0.0.1'
-const port = Number(values.port ?? 7_000)
-const api = values.api ?? 'http://127.0.0.1:8080'
+const values = readOptions(
+  'node loadtest/every-command.ts [--devices 5000] [--duration-s 60] [--host 127.0.0.1] [--port 7000]\n' +
+    '  [--api http://127.0.0.1:8080]',
+  {
+    devices: { ...text, default: '5000' },
+    'duration-s': { ...text, default: '60' },
+    host: { ...text, default: '127.0.0.1' },
+    port: { ...text, default: '7000' },
+    api: { ...text, default: 'http://127.0.0.1:8080' },
+  },
+)
+const { host } = values
+const port = wholeNumber('port', values.port, 1, 65_535)
+const api = apiAddress(values.api)
+const fleetOptions: FleetOptions = {
+  ...FLEET_DEFAULTS,
+  host,
+  port,
+  protocol: 'mix',
+  devices: wholeNumber('devices', values.devices, 1),
+  rampPerS: 1_000,
+  durationS: wholeNumber('duration-s', values['duration-s'], 1, 86_400),
+  ordersPerS: 20,
+  chargeS: 15,
+  seed: 41,
+}
+try {
+  checkFleetOptions(fleetOptions)
+} catch (error) {
+  refuse((error as Error).message)
+}
+await gatewayMustBeThere('every-command', api, host, port)
 
 interface Vector {
   readonly direction: string
@@ -63,18 +92,7 @@ async function counted(): Promise<Map<string, number>> {
   return seen
 }
 
-const fleet = runFleet({
-  ...FLEET_DEFAULTS,
-  host,
-  port,
-  protocol: 'mix',
-  devices: Number(values.devices ?? 5_000),
-  rampPerS: 1_000,
-  durationS: Number(values['duration-s'] ?? 60),
-  ordersPerS: 20,
-  chargeS: 15,
-  seed: 41,
-})
+const fleet = runFleet(fleetOptions)
 
 for (const protocol of PROTOCOLS) {
   const deviceNo = protocol.name === 'bkv' ? 82_999_999_000_001 : 0x04fedc01

@@ -4,11 +4,12 @@
  * Exit code 0: no errors; 1: errors were counted; 2: bad options.
  */
 import { writeFileSync } from 'node:fs'
-import { parseArgs } from 'node:util'
 import { MultiBar, Presets } from 'cli-progress'
 import { machineFacts } from '../native-bench/machine.ts'
+import { readOptions, refuse, writablePath } from '../src/config/command-line.ts'
 import { CHAOS_LEVELS, type Chaos } from './device.ts'
 import { checkFleetOptions, FLEET_DEFAULTS, type FleetOptions, type FleetProgress, runFleet } from './fleet-run.ts'
+import type { OwnGateway } from './own-gateway.ts'
 import { phasesOf, readScenario, type Scenario } from './scenario.ts'
 import type { FleetNotes, FleetSummary } from './tally.ts'
 
@@ -30,44 +31,36 @@ interface Order {
   readonly hasOwnGateway: boolean
 }
 
-/** @throws RangeError a sentence for the user; what `parseArgs` throws is one too */
-function readOptions(args: readonly string[]): Order {
+/** @throws RangeError a sentence for the user */
+function readOrder(): Order {
   const text = { type: 'string' } as const
-  const { values } = parseArgs({
-    args: [...args],
-    options: {
-      host: text,
-      port: text,
-      protocol: text,
-      devices: text,
-      'ramp-per-s': text,
-      'heartbeat-s': text,
-      'orders-per-s': text,
-      'charge-s': text,
-      'duration-s': text,
-      seed: text,
-      'reply-loss': text,
-      chaos: text,
-      'card-share': text,
-      'time-scale': text,
-      ports: text,
-      'host-every': text,
-      'slaves-per-host': text,
-      'settle-repeat-s': text,
-      'grace-s': text,
-      scenario: text,
-      report: text,
-      'own-gateway': { type: 'boolean' },
-      'gateway-pid': text,
-      metrics: text,
-      json: { type: 'boolean' },
-      help: { type: 'boolean' },
-    },
+  const values = readOptions(USAGE, {
+    host: text,
+    port: text,
+    protocol: text,
+    devices: text,
+    'ramp-per-s': text,
+    'heartbeat-s': text,
+    'orders-per-s': text,
+    'charge-s': text,
+    'duration-s': text,
+    seed: text,
+    'reply-loss': text,
+    chaos: text,
+    'card-share': text,
+    'time-scale': text,
+    ports: text,
+    'host-every': text,
+    'slaves-per-host': text,
+    'settle-repeat-s': text,
+    'grace-s': text,
+    scenario: text,
+    report: text,
+    'own-gateway': { type: 'boolean' },
+    'gateway-pid': text,
+    metrics: text,
+    json: { type: 'boolean' },
   })
-  if (values.help) {
-    process.stdout.write(`${USAGE}\n`)
-    process.exit(0)
-  }
   const number = (name: keyof typeof values, fallback: number): number => {
     const given = values[name]
     if (given === undefined) return fallback
@@ -194,18 +187,28 @@ function printNotes(summary: FleetSummary, notes: FleetNotes): void {
 }
 
 async function main(): Promise<number> {
-  // what only some runs need is loaded by them
-  let read: ReturnType<typeof readOptions>
+  let read: Order
   try {
-    read = readOptions(process.argv.slice(2))
+    read = readOrder()
   } catch (error) {
-    process.stderr.write(`${(error as Error).message}\n\n${USAGE}\n`)
-    return 2
+    if (error instanceof RangeError) return refuse(error.message)
+    throw error
   }
+  if (read.report !== undefined) writablePath('report', read.report)
   const stop = new AbortController()
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort())
   const { scenario, report, hasOwnGateway } = read
-  const gateway = hasOwnGateway ? await (await import('./own-gateway.ts')).startGateway() : undefined
+  let gateway: OwnGateway | undefined
+  if (hasOwnGateway) {
+    // what only some runs need is loaded by them
+    const { startGateway } = await import('./own-gateway.ts')
+    try {
+      gateway = await startGateway()
+    } catch (error) {
+      process.stderr.write(`fleet: ${(error as Error).message}\n`)
+      return 1
+    }
+  }
   const options: FleetOptions =
     gateway === undefined
       ? read.options

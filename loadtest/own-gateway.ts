@@ -13,16 +13,31 @@ export interface OwnGateway {
   stop(): Promise<void>
 }
 
-/**
- * On free ports, in a folder under the system's temporary one; settings of the environment hold, those of addresses, keys and
- * DATA_DIR excepted. @throws Error when it does not say that it started, with its last words
- */
-export async function startGateway(): Promise<OwnGateway> {
+/** A gateway that is told one of these works on what somebody else owns: no load tool passes them on. */
+const OWNED_BY_OTHERS = /^(?:DATA_DIR|DATABASE_URL|CONFIG_PATH|KAFKA_.*)$/
+/** Addresses may be taken, and keys unknown to the tool. */
+export const ADDRESSES_AND_KEYS = /^(?:(?:TCP|HTTP)_(?:PORT|HOST)|API_KEYS)$/
+
+/** The environment for a gateway of a tool's own: settings hold, but neither data, configuration file nor brokers. */
+export function ownEnvironment(without: RegExp = ADDRESSES_AND_KEYS): Record<string, string> {
   const env: Record<string, string> = {}
   for (const [name, value] of Object.entries(process.env))
-    if (value !== undefined && !/^(DATA_DIR|TCP_PORT|TCP_HOST|HTTP_PORT|HTTP_HOST|API_KEYS)$/.test(name))
-      env[name] = value
-  const gateway = await GatewayProcess.start({ env, isApart: true })
+    if (value !== undefined && !OWNED_BY_OTHERS.test(name) && !without.test(name)) env[name] = value
+  return env
+}
+
+/**
+ * On free ports, in a folder under the system's temporary one, with `ownEnvironment`.
+ * @throws Error of one line when it does not say that it started, with its last words
+ */
+export async function startGateway(): Promise<OwnGateway> {
+  let gateway: GatewayProcess
+  try {
+    gateway = await GatewayProcess.start({ env: ownEnvironment(), isApart: true })
+  } catch (error) {
+    // a stack of the gateway's may follow
+    throw new Error((error as Error).message.split('\n')[0], { cause: error })
+  }
   const api = `http://127.0.0.1:${gateway.httpPort}`
   return {
     pid: gateway.child.pid as number,

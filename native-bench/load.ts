@@ -2,7 +2,8 @@
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
-import { type Contestant, cpuUsOfTree, start } from './contestants.ts'
+import { cpuMsOf } from '../loadtest/process-use.ts'
+import { type Contestant, start } from './contestants.ts'
 
 export interface Reading {
   readonly msgsPerS: number
@@ -77,11 +78,11 @@ export class Load {
 
   async #measure(what: string): Promise<Reading> {
     const { pid } = this.#contestant
-    let cpuFromUs = 0
+    let cpuFromMs = 0
     let cpuUs = 0
     const told = await this.#tell(what, (line) => {
-      if (line === 'measuring') cpuFromUs = cpuUsOfTree(pid)
-      else if (line === 'measured') cpuUs = cpuUsOfTree(pid) - cpuFromUs
+      if (line === 'measuring') cpuFromMs = cpuMsOf(pid)
+      else if (line === 'measured') cpuUs = (cpuMsOf(pid) - cpuFromMs) * 1_000
     })
     const replies = told['replies']!
     return {

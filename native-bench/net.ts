@@ -6,7 +6,7 @@
  *
  *   node native-bench/net.ts                  1,000 and 10,000 connections, 5 rounds: about 20 minutes
  *   node native-bench/net.ts --quick          1,000 connections, 2 short rounds: below 2 minutes
- *   node native-bench/net.ts --grow           the gateway alone: by connections, shards, orders; about 5 minutes
+ *   node native-bench/net.ts --grow           the gateway alone: by connections, shards, orders; about 6 minutes
  *   --rounds 5 --seconds 3 --connections 1000,10000 --skip gateway-net --json FILE --record (results/net-MACHINE.json)
  *
  * One measurement: all devices connect and register (the storm), each sends a heartbeat, and the server comes to rest,
@@ -19,16 +19,16 @@ import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { cpuMsOf, rssBytesOf } from '../loadtest/process-use.ts'
+import { anyNumber, oneOf, readOptions, wholeNumber, writablePath } from '../src/config/command-line.ts'
 import {
   type Contestant,
   compile,
-  cpuUsOfTree,
-  rssBytesOf,
   settled,
   startEpoll,
   startGateway,
   startPlain,
+  stopContestants,
 } from './contestants.ts'
 import { Load, type Reading } from './load.ts'
 import { machineClass, machineFacts, median } from './machine.ts'
@@ -50,31 +50,43 @@ interface Measured {
   readonly faults: number
 }
 
-const { values } = parseArgs({
-  options: {
-    rounds: { type: 'string' },
-    seconds: { type: 'string' },
-    connections: { type: 'string' },
-    json: { type: 'string' },
-    record: { type: 'boolean', default: false },
-    quick: { type: 'boolean', default: false },
-    grow: { type: 'boolean', default: false },
-    skip: { type: 'string', multiple: true, default: [] },
-  },
+const USAGE = `npm run bench:net -- [--quick] [--grow] [options]
+  --rounds 5 --seconds 3 --connections 1000,10000 --skip plain|epoll|gateway|gateway-net|gateway-epoll (may be repeated)
+  --json FILE --record`
+const SKIPPED = ['plain', 'epoll', 'gateway', 'gateway-net', 'gateway-epoll'] as const
+/** Of the 20,000 descriptors that a process has, some are for the rest. */
+const CONNECTIONS_MAX = 19_000
+
+const text = { type: 'string' } as const
+const flag = { type: 'boolean', default: false } as const
+const values = readOptions(USAGE, {
+  rounds: text,
+  seconds: text,
+  connections: text,
+  json: text,
+  record: flag,
+  quick: flag,
+  grow: flag,
+  skip: { type: 'string', multiple: true, default: [] },
 })
+const skipped = values.skip.map((name) => oneOf('skip', name, SKIPPED))
 const options = {
-  rounds: Number(values.rounds ?? (values.quick ? 2 : 5)),
-  seconds: Number(values.seconds ?? (values.quick ? 2 : 3)),
-  connections: (values.connections ?? (values.quick ? '1000' : '1000,10000')).split(',').map(Number),
+  rounds: wholeNumber('rounds', values.rounds ?? (values.quick ? '2' : '5'), 1),
+  seconds: anyNumber('seconds', values.seconds ?? (values.quick ? '2' : '3'), 0.1),
+  connections: (values.connections ?? (values.quick ? '1000' : '1000,10000'))
+    .split(',')
+    .map((one) => wholeNumber('connections', one, 1, CONNECTIONS_MAX)),
 }
-for (const [name, value] of Object.entries({ ...options, connections: Math.min(...options.connections) }))
-  if (!(value > 0)) throw new RangeError(`--${name} must be greater than 0`)
+if (values.json !== undefined) writablePath('json', values.json)
 
 // one core for the server, another for the load: a multi-threaded server then shows its price, not its scaling
 const isPinned = cpus().length >= 2 && spawnSync('taskset', ['-V']).status === 0
 const [loadCore, serverCore] = isPinned ? ['0', '1'] : [undefined, undefined]
 const machine = machineFacts()
 
+// a signal must not leave servers running, nor the gateway's database
+for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  process.once(signal, () => void stopContestants().finally(() => process.exit(130)))
 process.exitCode = await main()
 
 async function main(): Promise<number> {
@@ -107,11 +119,11 @@ async function sideBySide(client: string): Promise<{ result: object; faults: num
   const all = new Map<number, Map<string, Measured[]>>()
   let faults = 0
   try {
-    if (!values.skip.includes('plain')) contestants.push(await startPlain(serverCore))
-    const epoll = values.skip.includes('epoll') ? undefined : compile('epoll-server')
+    if (!skipped.includes('plain')) contestants.push(await startPlain(serverCore))
+    const epoll = skipped.includes('epoll') ? undefined : compile('epoll-server')
     if (epoll !== undefined) contestants.push(await startEpoll(epoll, serverCore))
     for (const driver of ['net', 'epoll'] as const)
-      if (!values.skip.includes('gateway') && !values.skip.includes(`gateway-${driver}`))
+      if (!skipped.includes('gateway') && !skipped.includes(`gateway-${driver}`))
         contestants.push(await startGateway(driver, serverCore))
     for (const connections of options.connections) {
       const measured = new Map<string, Measured[]>()
@@ -141,12 +153,12 @@ async function measure(contestant: Contestant, client: string, connections: numb
   const { pid } = contestant
   await settled(pid)
   const rssBefore = rssBytesOf(pid)
-  const cpuBefore = cpuUsOfTree(pid)
+  const cpuBefore = cpuMsOf(pid)
   const load = await Load.connect(client, contestant, connections, loadCore)
   try {
     await load.beat()
     await settled(pid)
-    const cpuUsPerLogin = (cpuUsOfTree(pid) - cpuBefore) / connections
+    const cpuUsPerLogin = ((cpuMsOf(pid) - cpuBefore) * 1_000) / connections
     const rssBytes = rssBytesOf(pid) - rssBefore
     const saturated = await load.closed(WARMUP_S, options.seconds)
     const half = await load.open(WARMUP_S, options.seconds, Math.round(saturated.msgsPerS / 2))
@@ -227,11 +239,11 @@ async function grow(client: string): Promise<{ result: object; faults: number }>
     try {
       await settled(gateway.pid)
       const startBytes = rssBytesOf(gateway.pid)
-      const cpuBefore = cpuUsOfTree(gateway.pid)
+      const cpuBefore = cpuMsOf(gateway.pid)
       const load = await Load.connect(client, gateway, connections, loadCore)
       await load.beat()
       await settled(gateway.pid)
-      const loginUs = (cpuUsOfTree(gateway.pid) - cpuBefore) / connections
+      const loginUs = ((cpuMsOf(gateway.pid) - cpuBefore) * 1_000) / connections
       const quiet = await load.open(WARMUP_S, QUIET_S, Math.ceil(connections / HEARTBEAT_S))
       const idleBytes = rssBytesOf(gateway.pid)
       const saturated = await load.closed(WARMUP_S, options.seconds)

@@ -3,9 +3,15 @@
  * and 21 answered with the 15-byte result; no sessions, no rows. What the gateway gains above this it gains by its
  * shape, what it costs above this it costs by what it does.
  *
- *   node native-bench/plain-net-server.ts [PORT]     prints "listening PORT"
+ *   node native-bench/plain-net-server.ts [--port 0]     prints "listening PORT"
  */
 import net from 'node:net'
+import { fail, readOptions, wholeNumber } from '../src/config/command-line.ts'
+
+const values = readOptions('node native-bench/plain-net-server.ts [--port 0]', {
+  port: { type: 'string', default: '0' },
+})
+const port = wholeNumber('port', values.port, 0, 65_535)
 
 const server = net.createServer({ noDelay: true }, (socket) => {
   let buffer = Buffer.alloc(0)
@@ -41,6 +47,7 @@ function answer(socket: net.Socket, frame: Buffer): void {
   socket.write(reply)
 }
 
-server.listen(Number(process.argv[2] ?? 0), '127.0.0.1', () => {
+server.once('error', (error) => fail('plain-net-server', error))
+server.listen(port, '127.0.0.1', () => {
   process.stdout.write(`listening ${(server.address() as net.AddressInfo).port}\n`)
 })

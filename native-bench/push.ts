@@ -14,8 +14,8 @@ import { once } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
 import { parseApiKeys } from '../src/config/api-keys.ts'
+import { exitOnSignals, readOptions, wholeNumber, writablePath } from '../src/config/command-line.ts'
 import { createAdmin } from '../src/main/admin/admin.ts'
 import { createLog } from '../src/main/log.ts'
 import { PushHub } from '../src/main/push/hub.ts'
@@ -23,7 +23,9 @@ import { EventStream } from '../src/main/push/stream.ts'
 import { openTestDatabase } from '../src/testing/database.ts'
 import { machineFacts } from './machine.ts'
 
+const USAGE = 'node native-bench/push.ts [--subscribers 500] [--events-per-s 200] [--seconds 10] [--json FILE]'
 const SECRET = 'bench-secret'
+const SUBSCRIBERS_MAX = 10_000
 const BUFFERED_BYTES_MAX = 262_144
 const CUT_S_MAX = 60
 const INSERTS_PER_S = 40
@@ -50,7 +52,15 @@ type FromServer =
 
 async function serve(): Promise<void> {
   const tell = (message: FromServer) => process.send!(message)
-  const database = await openTestDatabase()
+  const opening = openTestDatabase()
+  // Who asked is gone: the exit handler of the test database stops its server, once there is one.
+  const orphaned = () =>
+    void opening.then(
+      () => process.exit(130),
+      () => process.exit(130),
+    )
+  process.once('disconnect', orphaned)
+  const database = await opening
   let cuts = 0
   let dropped = 0
   const stream: EventStream = new EventStream({ sql: database.sql, onEvents: (events) => hub.tell(events) })
@@ -58,7 +68,8 @@ async function serve(): Promise<void> {
     stream,
     figures: () => ({}),
     bufferedBytesMax: BUFFERED_BYTES_MAX,
-    subscribersMax: 10_000,
+    // and the one that stalls
+    subscribersMax: SUBSCRIBERS_MAX + 1,
     onSubscribers: () => {},
     onDropped: (frames) => {
       dropped += frames
@@ -215,20 +226,20 @@ const quantile = (sorted: readonly number[], share: number) =>
   sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]!
 
 async function run(): Promise<void> {
-  const { values } = parseArgs({
-    options: {
-      subscribers: { type: 'string', default: '500' },
-      'events-per-s': { type: 'string', default: '200' },
-      seconds: { type: 'string', default: '10' },
-      json: { type: 'string' },
-    },
+  const text = { type: 'string' } as const
+  const values = readOptions(USAGE, {
+    subscribers: { ...text, default: '500' },
+    'events-per-s': { ...text, default: '200' },
+    seconds: { ...text, default: '10' },
+    json: text,
   })
-  const [count, eventsPerS, seconds] = [
-    Number(values.subscribers),
-    Number(values['events-per-s']),
-    Number(values.seconds),
-  ]
-  const server = fork(new URL(import.meta.url), ['--serve'])
+  const count = wholeNumber('subscribers', values.subscribers, 1, SUBSCRIBERS_MAX)
+  const eventsPerS = wholeNumber('events-per-s', values['events-per-s'], 1)
+  const seconds = wholeNumber('seconds', values.seconds, 1)
+  if (values.json !== undefined) writablePath('json', values.json)
+  exitOnSignals()
+  // Ctrl-C reaches us only: the server ends when we are gone, and takes its database with it
+  const server = fork(new URL(import.meta.url), ['--serve'], { detached: true })
   const next = async <K extends FromServer['kind']>(kind: K) => {
     for (;;) {
       const [message] = (await once(server, 'message')) as [FromServer]
@@ -316,5 +327,6 @@ async function run(): Promise<void> {
   await once(server, 'exit')
 }
 
-if (process.argv.includes('--serve')) await serve()
+// asked by `fork`, not by people
+if (process.send !== undefined && process.argv[2] === '--serve') await serve()
 else await run()

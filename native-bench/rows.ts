@@ -18,11 +18,11 @@
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
 import { Piscina } from 'piscina'
 import { cpuMsOf } from '../loadtest/process-use.ts'
+import { oneOf, readOptions, wholeNumber } from '../src/config/command-line.ts'
 import { connect, type Sql } from '../src/main/database/connect.ts'
-import { startEmbeddedPostgres } from '../src/main/database/embedded-postgres.ts'
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../src/main/database/embedded-postgres.ts'
 import { migrate } from '../src/main/database/migrate.ts'
 import { LaneRelay } from '../src/main/lane-relay.ts'
 import { commandLogRow, progressRow, settlementRow } from '../src/rows/index.ts'
@@ -33,19 +33,22 @@ import type { WriterAnswer, WriterTask } from '../workers/writer/task.ts'
 import { spreadOf } from './gate.ts'
 import { machineClass, machineFacts } from './machine.ts'
 
-const { values } = parseArgs({
-  options: {
-    rounds: { type: 'string', default: '5' },
-    rows: { type: 'string', default: '20000' },
-    seconds: { type: 'string', default: '5' },
-    only: { type: 'string', default: 'rows,grid,latency' },
+const text = { type: 'string' } as const
+const values = readOptions(
+  'npm run bench:rows -- [--rounds 5] [--rows 20000] [--seconds 5] [--only rows,grid,latency] [--record]',
+  {
+    rounds: { ...text, default: '5' },
+    rows: { ...text, default: '20000' },
+    seconds: { ...text, default: '5' },
+    only: { ...text, default: 'rows,grid,latency' },
     record: { type: 'boolean', default: false },
   },
-})
-const rounds = Number(values.rounds)
-const rowCount = Number(values.rows)
-const seconds = Number(values.seconds)
-const parts = values.only.split(',')
+)
+const rounds = wholeNumber('rounds', values.rounds, 1)
+// every COPY of a batch has rows
+const rowCount = wholeNumber('rows', values.rows, 100, 1_000_000)
+const seconds = wholeNumber('seconds', values.seconds, 1)
+const parts = values.only.split(',').map((part) => oneOf('only', part, ['rows', 'grid', 'latency']))
 const SPAN_BYTES_MAX = 1_048_576
 const BATCH_ROWS = 1_000
 const DEVICES = 2_000
@@ -290,17 +293,24 @@ const dataDir = temporaryDirectory()
 const silent = { info: () => {}, warn: () => {}, error: () => {} }
 const machine = machineFacts()
 process.stdout.write(`${machine.cpu}, ${machine.cores} cores, node ${machine.node}, commit ${machine.commit}\n`)
-const server = await startEmbeddedPostgres({ dataDir, log: silent })
+let started: EmbeddedPostgres | undefined
 const killed = () => {
   try {
-    process.kill(server.pid, 'SIGQUIT')
+    if (started !== undefined) process.kill(started.pid, 'SIGQUIT')
   } catch {
     // it has ended
   }
   rmSync(dataDir, { recursive: true, force: true })
 }
 process.once('exit', killed)
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130))
+const starting = startEmbeddedPostgres({ dataDir, log: silent }).then((server) => {
+  started = server
+  return server
+})
+// while it starts there is no process to end yet
+const ended = () => process.exit(130)
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void starting.then(ended, ended))
+const server = await starting
 await migrate(server.url)
 const sql = connect(server.url, { max: 1, statementTimeoutMs: 0 })
 await sql`select ensure_day_partitions(current_date - 1, current_date + 1)`

@@ -12,8 +12,8 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { Bench } from 'tinybench'
+import { anyNumber, readOptions, refuse, wholeNumber, writablePath } from '../src/config/command-line.ts'
 import { confirmed, type Judgement, judge, type SuiteRecord, spreadOf, tableOf } from './gate.ts'
 import { type MachineFacts, machineClass, machineFacts } from './machine.ts'
 import type { Suite } from './suite.ts'
@@ -34,25 +34,23 @@ const SAMPLE_MS_MIN = 0.5
 const RECORD_TRIES = 4
 const RESTLESS = 1.15
 
-const { values } = parseArgs({
-  options: {
-    json: { type: 'string' },
-    only: { type: 'string', default: '' },
-    'time-ms': { type: 'string', default: '40' },
-    rounds: { type: 'string', default: '9' },
-    tolerance: { type: 'string', default: '0.1' },
+const text = { type: 'string' } as const
+const values = readOptions(
+  'npm run bench -- [--only TEXT] [--rounds 9] [--time-ms 40] [--tolerance 0.1] [--record] [--json FILE]',
+  {
+    json: text,
+    only: { ...text, default: '' },
+    'time-ms': { ...text, default: '40' },
+    rounds: { ...text, default: '9' },
+    tolerance: { ...text, default: '0.1' },
     record: { type: 'boolean', default: false },
   },
-})
-
-function number(name: 'time-ms' | 'rounds' | 'tolerance', min: number): number {
-  const value = Number(values[name])
-  if (!(value >= min)) throw new RangeError(`--${name} ${values[name]}: at least ${min}`)
-  return value
-}
-const timeMs = number('time-ms', 1)
-const rounds = number('rounds', 3)
-const tolerance = number('tolerance', 0)
+)
+const timeMs = anyNumber('time-ms', values['time-ms'], 1)
+// quartiles of fewer say nothing
+const rounds = wholeNumber('rounds', values.rounds, 3)
+const tolerance = anyNumber('tolerance', values.tolerance, 0)
+if (values.json !== undefined) writablePath('json', values.json)
 
 /** Suites by the name of their file. */
 async function loadSuites(only: string): Promise<Map<string, Suite>> {
@@ -182,25 +180,31 @@ function textOf(recorded: Recorded): string {
   return `${text.replaceAll(/\[\s+([\d.,\s-]+?)\s+\]/g, (_, numbers: string) => `[${numbers.split(/,\s+/).join(', ')}]`)}\n`
 }
 
-function printTimes({ suite, yardstick_ns, cases }: Recorded): void {
+/** @param baseline the case that others are compared with */
+function printTimes({ suite, yardstick_ns, cases }: Recorded, baseline: string): void {
   process.stdout.write(`\n${suite} (yardstick ${yardstick_ns} ns)\n`)
+  const base = cases.find(({ name }) => name === baseline)
   for (const { name, ns_per_operation: ns, ratios } of cases) {
+    // medians of ratios of the same round, as everywhere here
+    const times = base && spreadOf(ratios.map((ratio, round) => ratio / (base.ratios[round] as number))).median
+    const besides = name === baseline ? 'the baseline' : `${times?.toPrecision(3)} x the baseline`
     const perS = Math.round(1e9 / ns.median).toLocaleString('en')
     process.stdout.write(
-      `  ${name.padEnd(36)} ${String(ns.median).padStart(8)} ns  (${ns.q1} to ${ns.q3})  ${perS.padStart(12)}/s  ${spreadOf(ratios).median.toPrecision(3)} yardsticks\n`,
+      `  ${name.padEnd(36)} ${String(ns.median).padStart(8)} ns  (${ns.q1} to ${ns.q3})  ${perS.padStart(12)}/s  ${spreadOf(ratios).median.toPrecision(3)} yardsticks, ${besides}\n`,
     )
   }
 }
 
 const machine = machineFacts()
 const suites = await loadSuites(values.only)
+if (suites.size === 0) refuse(`--only ${values.only}: no suite is called so`)
 process.stdout.write(`${machine.cpu}, ${machine.cores} cores, node ${machine.node}, commit ${machine.commit}\n`)
 const results: Recorded[] = []
 const judgements: Judgement[] = []
 for (const [file, suite] of suites) {
   const present = await (values.record ? measureQuietly(suite, machine) : measure(suite, machine))
   results.push(present)
-  printTimes(present)
+  printTimes(present, suite.baseline)
   const path = join(RESULTS, `${file}-${machineClass(machine)}.json`)
   if (values.record) {
     mkdirSync(RESULTS, { recursive: true })
@@ -213,10 +217,7 @@ for (const [file, suite] of suites) {
   } else process.stdout.write(`  nothing recorded for ${machineClass(machine)}: --record writes ${path}\n`)
 }
 if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(results, null, 2)}\n`)
-if (results.length === 0) {
-  process.stderr.write(`no suite is called ${values.only}\n`)
-  process.exitCode = 2
-} else if (judgements.length > 0) {
+if (judgements.length > 0) {
   const worse = judgements.filter(({ verdict }) => verdict === 'worse').length
   process.stdout.write(`\nin yardsticks, beside the record of ${machineClass(machine)}\n${tableOf(judgements)}\n`)
   process.stdout.write(

@@ -12,16 +12,21 @@
  * body, both clocks of this machine. Every event must arrive; order per device is checked; what comes twice is counted.
  */
 import { fork } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import net from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
+import { cpuMsOf } from '../loadtest/process-use.ts'
+import { exitOnSignals, readOptions, wholeNumber, writablePath } from '../src/config/command-line.ts'
 import { dny, le } from '../src/testing/device-client.ts'
-import { familyOf, GatewayProcess } from '../src/testing/gateway-process.ts'
+import { GatewayProcess } from '../src/testing/gateway-process.ts'
 import { machineFacts, median } from './machine.ts'
 
+const USAGE = `npm run bench:webhooks -- [options]
+  --events-per-s 1000 --seconds 30 --rounds 3 --round-s 10 --devices 200 --concurrency N --json FILE`
 const ANSWER_MS = 5
+/** Connections that CONNECTIONS_MAX lets in. */
+const DEVICES_MAX = 19_000
 const FIRST_DEVICE = 0x04b00000
 /** What was sent has arrived, or the run has failed. */
 const DRAIN_MS_MAX = 120_000
@@ -68,6 +73,7 @@ type ToDevices = { readonly kind: 'run'; readonly eventsPerS: number; readonly s
 type FromDevices = { readonly kind: 'connected' } | { readonly kind: 'ran'; readonly sent: number; readonly ms: number }
 
 async function beDevices(port: number, count: number): Promise<void> {
+  process.on('disconnect', () => process.exit(0))
   const tell = (message: FromDevices) => process.send!(message)
   const devices = await Promise.all(
     Array.from({ length: count }, async (_, index) => {
@@ -80,7 +86,6 @@ async function beDevices(port: number, count: number): Promise<void> {
     }),
   )
   for (const { socket } of devices) socket.resume().on('close', () => process.exit(1))
-  process.on('disconnect', () => process.exit(0))
   process.on('message', ({ eventsPerS, seconds }: ToDevices) => {
     const startMonoMs = performance.now()
     let sent = 0
@@ -152,19 +157,10 @@ function childOf<In, Out>(...args: string[]): Child<In, Out> {
   }
 }
 
-/** CPU seconds of processes, those of their dead children included. */
-function cpuSecondsOf(pids: readonly number[]): number {
-  let ticks = 0
-  for (const pid of pids)
-    try {
-      const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-      const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-      // utime, stime, cutime, cstime
-      for (const index of [11, 12, 13, 14]) ticks += Number(fields[index])
-    } catch {
-      // ended meanwhile: its parent has its time
-    }
-  return ticks / 100
+/** CPU so far, ms; the database is a child of the gateway. */
+function cpuOf(gateway: GatewayProcess): { readonly gatewayMs: number; readonly databaseMs: number } {
+  const databaseMs = cpuMsOf(gateway.postgresPid!)
+  return { gatewayMs: cpuMsOf(gateway.child.pid!) - databaseMs, databaseMs }
 }
 
 interface Stage {
@@ -189,8 +185,7 @@ async function run(
   }
   const { sql } = gateway
   const [start] = await sql<{ cursor: number }[]>`select coalesce(max(cursor), 0)::int8 as cursor from events`
-  const databasePids = () => familyOf(gateway.postgresPid!)
-  const before = { gateway: cpuSecondsOf([gateway.child.pid!]), database: cpuSecondsOf(databasePids()) }
+  const before = cpuOf(gateway)
   const startMonoMs = performance.now()
   devices.ask({ kind: 'run', eventsPerS, seconds })
   const ran = await devices.next()
@@ -207,9 +202,8 @@ async function run(
       if (arrivals.has(id)) twice++
       else arrivals.set(id, atMs)
   }
-  const elapsedS = (performance.now() - startMonoMs) / 1_000
-  const gatewayCpu = (cpuSecondsOf([gateway.child.pid!]) - before.gateway) / elapsedS
-  const databaseCpu = (cpuSecondsOf(databasePids()) - before.database) / elapsedS
+  const elapsedMs = performance.now() - startMonoMs
+  const after = cpuOf(gateway)
   const events = await sql<{ event_id: string; device_id: string; stored_ms: number }[]>`
     select event_id, device_id, extract(epoch from stored_at)::float8 * 1000 as stored_ms from events
     where cursor > ${start!.cursor} and event_type = 'device.alarm' order by cursor`
@@ -236,8 +230,8 @@ async function run(
     p999_ms: at(0.999),
     max_ms: at(1),
     twice,
-    gateway_cpu: round(gatewayCpu),
-    database_cpu: round(databaseCpu),
+    gateway_cpu: round((after.gatewayMs - before.gatewayMs) / elapsedMs),
+    database_cpu: round((after.databaseMs - before.databaseMs) / elapsedMs),
   }
 }
 
@@ -247,18 +241,23 @@ const round = (value: number) => Math.round(value * 100) / 100
 
 async function main(): Promise<void> {
   const text = { type: 'string' } as const
-  const { values } = parseArgs({
-    options: {
-      'events-per-s': { ...text, default: '1000' },
-      seconds: { ...text, default: '30' },
-      rounds: { ...text, default: '3' },
-      'round-s': { ...text, default: '10' },
-      devices: { ...text, default: '200' },
-      concurrency: text,
-      json: text,
-    },
+  const values = readOptions(USAGE, {
+    'events-per-s': { ...text, default: '1000' },
+    seconds: { ...text, default: '30' },
+    rounds: { ...text, default: '3' },
+    'round-s': { ...text, default: '10' },
+    devices: { ...text, default: '200' },
+    concurrency: text,
+    json: text,
   })
-  const eventsPerS = Number(values['events-per-s'])
+  const eventsPerS = wholeNumber('events-per-s', values['events-per-s'], 1)
+  const seconds = wholeNumber('seconds', values.seconds, 1)
+  const roundCount = wholeNumber('rounds', values.rounds, 1)
+  const roundS = wholeNumber('round-s', values['round-s'], 1)
+  const deviceCount = wholeNumber('devices', values.devices, 1, DEVICES_MAX)
+  const concurrency = values.concurrency === undefined ? null : wholeNumber('concurrency', values.concurrency, 1, 256)
+  if (values.json !== undefined) writablePath('json', values.json)
+  exitOnSignals()
   const say = (line: string) => console.error(line)
   const machine = machineFacts()
   say(`${machine.cpu}, ${machine.cores} cores, node ${machine.node}, commit ${machine.commit}`)
@@ -266,11 +265,10 @@ async function main(): Promise<void> {
   const receiver = childOf<ToReceiver, FromReceiver>('receiver')
   const ready = await receiver.next()
   if (ready.kind !== 'ready') throw new Error(`the receiver said ${ready.kind}`)
-  const devices = childOf<ToDevices, FromDevices>('devices', String(gateway.tcpPort), values.devices)
+  const devices = childOf<ToDevices, FromDevices>('devices', String(gateway.tcpPort), String(deviceCount))
   try {
     await devices.next()
     const url = `http://127.0.0.1:${ready.port}/hook`
-    const concurrency = values.concurrency === undefined ? null : Number(values.concurrency)
     const made = await gateway.ask('POST', '/api/v1/webhooks', {
       body: { url, event_types: ['device.alarm'], concurrency },
     })
@@ -282,13 +280,13 @@ async function main(): Promise<void> {
           `cores: gateway ${rest.gateway_cpu}, database ${rest.database_cpu}`,
       )
     await run(stage, 'nobody', eventsPerS, 2)
-    const whole = await run(stage, 'nobody', eventsPerS, Number(values.seconds))
-    show(`alone, ${values.seconds} s`, whole)
+    const whole = await run(stage, 'nobody', eventsPerS, seconds)
+    show(`alone, ${seconds} s`, whole)
     const rounds: Reading[] = []
-    for (let round = 0; round < Number(values.rounds); round++) {
+    for (let round = 0; round < roundCount; round++) {
       const order = ['nobody', 'dead'] as const
       for (const beside of round % 2 === 0 ? order : order.toReversed()) {
-        const reading = await run(stage, beside, eventsPerS, Number(values['round-s']))
+        const reading = await run(stage, beside, eventsPerS, roundS)
         show(`round ${round + 1}, beside ${beside}`, reading)
         rounds.push(reading)
       }
@@ -313,7 +311,8 @@ async function main(): Promise<void> {
 
 const percent = (ratio: number) => `${ratio >= 1 ? '+' : ''}${round((ratio - 1) * 100)} %`
 
-const [, , role, ...rest] = process.argv
+// asked by `fork`, not by people
+const [role, ...rest] = process.send === undefined ? [] : process.argv.slice(2)
 if (role === 'receiver') await receive()
 else if (role === 'devices') await beDevices(Number(rest[0]), Number(rest[1]))
 else await main()

@@ -1,14 +1,23 @@
-/** `npm run migrate`: brings the schema up to date and ends; on the embedded database unless DATABASE_URL is set. */
-import { startEmbeddedPostgres } from './database/embedded-postgres.ts'
-import { migrate } from './database/migrate.ts'
+/**
+ * `npm run migrate`: brings the schema up to date and ends; on the database of the configuration, else on the embedded
+ * one, also beside a running gateway.
+ */
+import { resolve } from 'node:path'
+import { fail, readConfig, readOptions } from '../config/command-line.ts'
 
+const USAGE =
+  'npm run migrate, without options\n' +
+  'on the database of DATABASE_URL, else on the embedded one in DATA_DIR (CONFIG_PATH too, as for npm start)'
 const say = (fields: object) => process.stderr.write(`${JSON.stringify(fields)}\n`)
 
-async function main(): Promise<void> {
-  const given = process.env['DATABASE_URL']
-  if (given) return report(await migrate(given))
-  const dataDir = process.env['DATA_DIR'] || '.data'
-  const postgres = await startEmbeddedPostgres({ dataDir, log: { info: () => {}, warn: say, error: say } })
+async function run(): Promise<void> {
+  readOptions(USAGE, {})
+  const { databaseUrl, dataDir } = await readConfig()
+  const { migrate } = await import('./database/migrate.ts')
+  if (databaseUrl !== null) return report(await migrate(databaseUrl))
+  const { startEmbeddedPostgres } = await import('./database/embedded-postgres.ts')
+  const log = { info: () => {}, warn: say, error: say }
+  const postgres = await startEmbeddedPostgres({ dataDir: resolve(dataDir), log })
   try {
     report(await migrate(postgres.url))
   } finally {
@@ -22,10 +31,4 @@ function report({ applied, known }: { applied: readonly string[]; known: number 
   process.stdout.write(`${known + applied.length} migrations in place, ${applied.length} of them new\n`)
 }
 
-try {
-  await main()
-} catch (error) {
-  const code = (error as { code?: unknown }).code
-  process.stderr.write(`migrate: ${typeof code === 'string' ? `${code}: ` : ''}${(error as Error).message}\n`)
-  process.exitCode = 1
-}
+await run().catch((error: unknown) => fail('migrate', error))

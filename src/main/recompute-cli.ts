@@ -1,56 +1,70 @@
 /**
  * `npm run recompute -- --device ID | --profile NAME [--from TIME] [--to TIME] [--apply]`: energy, amount and card of settled
  * orders from the raw counts of their settlements, by the model profile that their device has now. Without `--apply` nothing
- * is changed. On the database of DATABASE_URL, else on the embedded one, also beside a running gateway.
+ * is changed. On the database of the configuration, else on the embedded one, also beside a running gateway.
  */
 import { userInfo } from 'node:os'
-import { readOptions } from '../config/command-line.ts'
+import { resolve } from 'node:path'
+import { fail, readConfig, readOptions, refuse, time } from '../config/command-line.ts'
 import { MODEL_PROFILES, parseAnyDeviceId } from '../protocols/index.ts'
 import { connect } from './database/connect.ts'
-import { startEmbeddedPostgres } from './database/embedded-postgres.ts'
+import { type EmbeddedPostgres, hasCluster, startEmbeddedPostgres } from './database/embedded-postgres.ts'
 import { type Recomputation, type RecomputeOptions, recompute, sumsOf } from './recompute.ts'
 
+const PROFILES = MODEL_PROFILES.map(({ name }) => name)
 const USAGE =
   'npm run recompute -- --device ID | --profile NAME [--from RFC3339] [--to RFC3339] [--apply]\n' +
-  `profiles: ${MODEL_PROFILES.map(({ name }) => name).join(', ')}`
+  `profiles: ${PROFILES.join(', ')}`
 const say = (fields: object) => process.stderr.write(`${JSON.stringify(fields)}\n`)
 
-async function run(): Promise<number> {
+type Asked = Pick<RecomputeOptions, 'which' | 'fromMs' | 'toMs' | 'isApplied'>
+
+function read(): Asked {
   const text = { type: 'string' } as const
-  const values = readOptions(USAGE, {
+  const {
+    device,
+    profile,
+    from,
+    to,
+    apply: isApplied,
+  } = readOptions(USAGE, {
     device: text,
     profile: text,
     from: text,
     to: text,
     apply: { type: 'boolean', default: false },
   })
-  const { device, profile, apply: isApplied } = values
-  const fromMs = values.from === undefined ? undefined : Date.parse(values.from)
-  const toMs = values.to === undefined ? undefined : Date.parse(values.to)
-  const isDevice = device !== undefined && profile === undefined && parseAnyDeviceId(device) !== undefined
-  const isProfile = profile !== undefined && device === undefined && MODEL_PROFILES.some(({ name }) => name === profile)
-  if ((!isDevice && !isProfile) || Number.isNaN(fromMs) || Number.isNaN(toMs)) {
-    console.error(USAGE)
-    return 2
+  if ((device === undefined) === (profile === undefined)) return refuse('--device or --profile, one of them', USAGE)
+  if (device !== undefined && parseAnyDeviceId(device) === undefined)
+    return refuse(`--device ${device}: not a device id`)
+  if (profile !== undefined && !PROFILES.includes(profile))
+    return refuse(`--profile ${profile}: one of ${PROFILES.join(', ')}`)
+  return {
+    which: device !== undefined ? { deviceId: device } : { profile: profile! },
+    ...(from !== undefined && { fromMs: time('from', from) }),
+    ...(to !== undefined && { toMs: time('to', to) }),
+    isApplied,
   }
-  const given = process.env['DATABASE_URL']
-  const dataDir = process.env['DATA_DIR'] || '.data'
-  const embedded = given
-    ? undefined
-    : await startEmbeddedPostgres({ dataDir, log: { info: () => {}, warn: say, error: say } })
-  const sql = connect(given || embedded!.url, { max: 1, applicationName: 'pilegate-recompute' })
-  try {
-    const options: RecomputeOptions = {
-      sql,
-      which: isDevice ? { deviceId: device } : { profile: profile! },
-      ...(fromMs !== undefined && { fromMs }),
-      ...(toMs !== undefined && { toMs }),
-      isApplied,
-      actor: `recompute:${userInfo().username}`,
-      now: Date.now,
+}
+
+async function run(): Promise<void> {
+  const asked = read()
+  const config = await readConfig()
+  const dataDir = resolve(config.dataDir)
+  let embedded: EmbeddedPostgres | undefined
+  if (config.databaseUrl === null) {
+    // a cluster made now would have no orders: somebody stands in the wrong folder
+    if (!hasCluster(dataDir)) {
+      console.error(`recompute: no database in ${dataDir}; set DATABASE_URL or DATA_DIR`)
+      process.exitCode = 1
+      return
     }
-    process.stdout.write(report(await recompute(options), isApplied))
-    return 0
+    embedded = await startEmbeddedPostgres({ dataDir, log: { info: () => {}, warn: say, error: say } })
+  }
+  const sql = connect(config.databaseUrl ?? embedded!.url, { max: 1, applicationName: 'pilegate-recompute' })
+  try {
+    const done = await recompute({ ...asked, sql, actor: `recompute:${userInfo().username}`, now: Date.now })
+    process.stdout.write(report(done, asked.isApplied))
   } finally {
     await sql.end({ timeout: 2 })
     // one that was running belongs to a gateway: it stays
@@ -83,4 +97,4 @@ function report({ devices, orders, estimated }: Recomputation, isApplied: boolea
 
 const signed = (value: number) => (value > 0 ? `+${value}` : String(value === 0 ? 0 : value))
 
-process.exitCode = await run()
+await run().catch((error: unknown) => fail('recompute', error))

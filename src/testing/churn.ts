@@ -5,7 +5,7 @@
  * stay connected all along and exchange heartbeats. The gateway's threads run in a process of their own, so that its
  * memory and descriptors are not those of the clients.
  *
- *   node src/testing/churn.ts [--connections 100000] [--driver epoll] [--slots 200] [--seed 1] [--resets 0.3]
+ *   node src/testing/churn.ts [--connections 100000] [--driver epoll|net] [--slots 200] [--seed 1] [--resets 0.3]
  *
  * prints what `Churned` holds; the exit code is 1 when a byte went to the wrong device or a descriptor stayed open.
  */
@@ -15,10 +15,12 @@ import { readdirSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
+import { anyNumber, oneOf, readOptions, wholeNumber } from '../config/command-line.ts'
 import { dny } from './device-client.ts'
 import { startSocketThreads } from './socket-threads.ts'
 
+const USAGE =
+  'node src/testing/churn.ts [--connections 100000] [--driver epoll|net] [--slots 200] [--seed 1] [--resets 0.3]'
 const SHARDS = 2
 const BYSTANDERS = 20
 /** Fewer devices than cycles: what the gateway remembers of devices is bounded by them. */
@@ -76,11 +78,16 @@ async function serve(driver: 'epoll' | 'net'): Promise<void> {
       descriptors: descriptors(),
       rssMiB: Math.round(process.memoryUsage.rss() / 1_048_576),
     } satisfies Served)
+  // who asked is gone: nobody else ends this
+  const orphaned = () => process.exit(1)
+  process.once('disconnect', orphaned)
   process.on('message', async (message) => {
     if (message === 'stop') {
       await threads.stop()
       await sleep(50)
       tell()
+      // that it ends by itself from here is part of the claim
+      process.off('disconnect', orphaned)
       process.disconnect()
     } else tell()
   })
@@ -92,11 +99,31 @@ const reply = (device: number, messageId: number) => Buffer.from(dny(device, mes
 
 export async function churn({ connections, driver, slots, seed, resets: resetShare }: ChurnOptions): Promise<Churned> {
   const gateway = fork(fileURLToPath(import.meta.url), ['--serve', driver])
-  const told = async () => ((await once(gateway, 'message')) as [Served])[0]
+  // both may come while this process is busy: what is awaited later has been heard all the same
+  const exited = once(gateway, 'exit')
+  const heard: Served[] = []
+  let isGone = false
+  let wake = () => {}
+  gateway.on('message', (message) => {
+    heard.push(message as Served)
+    wake()
+  })
+  gateway.once('disconnect', () => {
+    isGone = true
+    wake()
+  })
+  const told = async () => {
+    while (heard.length === 0) {
+      if (isGone) throw new Error("the gateway's process ended by itself")
+      await new Promise<void>((resolve) => {
+        wake = resolve
+      })
+    }
+    return heard.shift()!
+  }
   const ask = async (question: 'how' | 'stop') => {
-    const answer = told()
     gateway.send(question)
-    return await answer
+    return await told()
   }
   const before = (await told()).descriptors
   const { port } = await told()
@@ -223,7 +250,7 @@ export async function churn({ connections, driver, slots, seed, resets: resetSha
   if (beats === 0) cutShort++
   for (const { socket } of bystanders) socket.destroy()
   const { descriptors: after } = await ask('stop')
-  await once(gateway, 'exit')
+  await exited
   return {
     connections: started,
     replies,
@@ -239,27 +266,27 @@ export async function churn({ connections, driver, slots, seed, resets: resetSha
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const served = process.argv[2] === '--serve' ? process.argv[3] : undefined
+  // asked by `fork`, not by people
+  const served = process.send !== undefined && process.argv[2] === '--serve' ? process.argv[3] : undefined
   if (served !== undefined) await serve(served === 'net' ? 'net' : 'epoll')
   else await run()
 }
 
 async function run(): Promise<void> {
-  const { values } = parseArgs({
-    options: {
-      connections: { type: 'string', default: '100000' },
-      driver: { type: 'string', default: 'epoll' },
-      slots: { type: 'string', default: '200' },
-      seed: { type: 'string', default: '1' },
-      resets: { type: 'string', default: '0.3' },
-    },
+  const text = { type: 'string' } as const
+  const values = readOptions(USAGE, {
+    connections: { ...text, default: '100000' },
+    driver: { ...text, default: 'epoll' },
+    slots: { ...text, default: '200' },
+    seed: { ...text, default: '1' },
+    resets: { ...text, default: '0.3' },
   })
   const churned = await churn({
-    connections: Number(values.connections),
-    driver: values.driver === 'net' ? 'net' : 'epoll',
-    slots: Number(values.slots),
-    seed: Number(values.seed),
-    resets: Number(values.resets),
+    connections: wholeNumber('connections', values.connections, 1),
+    driver: oneOf('driver', values.driver, ['epoll', 'net']),
+    slots: wholeNumber('slots', values.slots, 1, 10_000),
+    seed: wholeNumber('seed', values.seed),
+    resets: anyNumber('resets', values.resets, 0, 1),
   })
   console.log(JSON.stringify(churned))
   const isClean = churned.mismatches + churned.cutShort === 0 && churned.descriptors.after <= churned.descriptors.before

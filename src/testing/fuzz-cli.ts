@@ -3,7 +3,7 @@
  * fuzzer over N damaged frames per protocol, or as many as T seconds allow, or over one input alone, whose bytes it
  * prints. Ends with 1 when a claim was broken.
  */
-import { readOptions, wholeNumber } from '../config/command-line.ts'
+import { oneOf, readOptions, wholeNumber } from '../config/command-line.ts'
 import { type FuzzReport, fuzz } from './fuzz.ts'
 import { inputOf, TARGETS } from './fuzz-input.ts'
 
@@ -19,14 +19,11 @@ const values = readOptions(
   },
 )
 
-const names = (['ap3000', 'bkv'] as const).filter((name) => values.protocol === 'all' || values.protocol === name)
-if (names.length === 0) {
-  console.error(`--protocol ${values.protocol}: one of ap3000 bkv all`)
-  process.exit(2)
-}
+const protocol = oneOf('protocol', values.protocol, ['ap3000', 'bkv', 'all'])
+const names = (['ap3000', 'bkv'] as const).filter((name) => protocol === 'all' || protocol === name)
 const seed = wholeNumber('seed', values.seed)
 const frames = wholeNumber('frames', values.frames)
-const seconds = values.seconds === undefined ? undefined : wholeNumber('seconds', values.seconds)
+const seconds = values.seconds === undefined ? undefined : wholeNumber('seconds', values.seconds, 1)
 const only = values.only === undefined ? undefined : wholeNumber('only', values.only)
 
 function tell({ protocol, counts, commands, failures, seconds: elapsedS }: FuzzReport): void {

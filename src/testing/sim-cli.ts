@@ -3,7 +3,7 @@
  * seed with everything that happens in it. Ends with 1 at the first seed that fails, and with 1 when something that the
  * generator should bring about never occurred (from 1,000 seeds on).
  */
-import { readOptions, wholeNumber } from '../config/command-line.ts'
+import { oneOf, readOptions, wholeNumber } from '../config/command-line.ts'
 import { COVERAGE, type Covered, MUTANTS, type Mutant } from './sim-world.ts'
 import { SimulationFailure, simulate } from './simulation.ts'
 
@@ -15,11 +15,7 @@ const values = readOptions('npm run sim -- [--seeds N] [--from S] [--seed X] [--
   verbose: { type: 'boolean', default: false },
 })
 
-const mutant = MUTANTS.find((name) => name === values.mutant) as Mutant | undefined
-if (values.mutant !== undefined && mutant === undefined) {
-  console.error(`--mutant ${values.mutant}: one of ${MUTANTS.join(' ')}`)
-  process.exit(2)
-}
+const mutant: Mutant | undefined = values.mutant === undefined ? undefined : oneOf('mutant', values.mutant, MUTANTS)
 
 const from = wholeNumber('from', values.from)
 const seeds =

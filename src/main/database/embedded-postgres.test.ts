@@ -73,22 +73,23 @@ test('stop removes the lock; a warm start keeps port, password and data', async 
 })
 
 test('kill -9 of the server: restarted by itself on the same port, committed rows are there', async () => {
-  const calls: string[] = []
-  running!.onExit(() => calls.push('exit'))
-  running!.onRestart(() => calls.push('restart'))
+  let exits = 0
+  running!.onExit(() => exits++)
   const sql = connect(running!.url, { max: 1 })
   await sql`insert into kept values (2)`
   for (const round of [1, 2]) {
     const { pid } = running!
     process.kill(pid, 'SIGKILL')
     await within(15_000, async () => {
-      assert.equal(running!.restarts, round)
+      assert.equal(exits, round)
       assert.notEqual(running!.pid, pid)
       assert.equal((await sql`select from kept`).count, 2)
     })
   }
-  assert.deepEqual(calls, ['exit', 'restart', 'exit', 'restart'])
-  assert.ok(events.includes('database.died') && events.includes('database.restarted'))
+  assert.deepEqual(
+    events.filter((event) => /died|restarted/.test(event)),
+    ['database.died', 'database.restarted', 'database.died', 'database.restarted'],
+  )
   await sql.end({ timeout: 1 })
 })
 
@@ -115,7 +116,7 @@ test('kill -9 of the gateway: the server stays, the next start adopts it, watche
   // Not our child: its death is seen by looking, and its lock may stay for ever where nobody reaps it.
   process.kill(serverPid, 'SIGKILL')
   await within(20_000, async () => {
-    assert.equal(running!.restarts, 1)
+    assert.notEqual(running!.pid, serverPid)
     await expectKept(running!, 2)
   })
   await running.stop()

