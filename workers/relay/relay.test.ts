@@ -552,10 +552,10 @@ describe('order and isolation', () => {
     }
     const { receiver, id } = await hook({ behave: () => (random() < 0.3 ? 503 : 200) })
     startRelay({ scheduleMs: Array(30).fill(5) })
-    const lanes = Array.from({ length: 12 }, (_, lane) =>
-      lane < 8 ? { order: `N${lane}` } : { device: `0000000${lane - 8}` },
-    )
-    for (let round = 0; round < 20; round++) for (const lane of lanes) await happen(1, lane)
+    // of each device what is about its two orders, and what is about none
+    const devices = Array.from({ length: 12 }, (_, index) => `0000000${index.toString(16)}`)
+    for (let round = 0; round < 20; round++)
+      for (const device of devices) await happen(1, { device, order: [null, 'N1', 'N2'][round % 3]! })
     const rows = await settled(id, 240, 20_000)
     assert.ok(rows.every((row) => row['status'] === 'delivered'))
     assert.equal(receiver.effects.length, 240)

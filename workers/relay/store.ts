@@ -30,9 +30,8 @@ export const RELAY_SETTINGS = {
   synchronous_commit: 'off',
 } as const
 
-/** SQL of the lane of an event `e`: its order, else its device. */
-const laneOf = (tx: TransactionSql) =>
-  tx`coalesce('order ' || e.device_id || ' ' || e.order_key, 'device ' || e.device_id)`
+/** SQL of the lane of an event `e`: its device, and with it its order (contract 4: in order per order and device). */
+const laneOf = (tx: TransactionSql) => tx`'device ' || e.device_id`
 const isWanted = (tx: TransactionSql) => tx`
   (w.event_types = '{}' or e.event_type = any(w.event_types)) and (w.device_ids = '{}' or e.device_id = any(w.device_ids))`
 /**
