@@ -21,6 +21,7 @@ import { createLog } from '../src/main/log.ts'
 import { PushHub } from '../src/main/push/hub.ts'
 import { EventStream } from '../src/main/push/stream.ts'
 import { openTestDatabase } from '../src/testing/database.ts'
+import { temporaryDirectory } from '../src/testing/temporary-directory.ts'
 import { machineFacts } from './machine.ts'
 
 const USAGE = 'node native-bench/push.ts [--subscribers 500] [--events-per-s 200] [--seconds 10] [--json FILE]'
@@ -90,6 +91,7 @@ async function serve(): Promise<void> {
     renderMetrics: async () => '',
     observeRequest: () => {},
     now: Date.now,
+    nonceDirectory: temporaryDirectory(),
     push: hub,
   })
   await admin.listen()

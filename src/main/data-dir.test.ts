@@ -1,10 +1,15 @@
-/** Claim: one gateway per DATA_DIR; the lock of a dead process is taken over. Tried with a live and a dead process. */
+/**
+ * Claim: one gateway per DATA_DIR; the lock of a dead process is taken over, also while its parent has not asked how it
+ * ended. Tried with a live, a dead and an undead process.
+ */
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { takeDataDir } from './data-dir.ts'
 
 test('a directory is taken once, given back, and taken again', () => {
@@ -26,6 +31,28 @@ test('a directory is taken once, given back, and taken again', () => {
     takeDataDir(dir)()
   } finally {
     other.kill()
+    rmSync(dir, { recursive: true })
+  }
+})
+
+test('a killed gateway whose parent has not noticed holds nothing', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'pilegate-'))
+  // `sleep` takes the shell's place, and never asks after the child it did not make
+  const parent = spawn('sh', ['-c', 'true & echo $!; exec sleep 30'], { stdio: ['ignore', 'pipe', 'ignore'] })
+  try {
+    const [said] = (await once(parent.stdout, 'data')) as [Buffer]
+    const pid = Number(said.toString())
+    const fields = () => {
+      const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+      return stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    }
+    for (let tries = 0; fields()[0] !== 'Z' && tries < 200; tries++) await sleep(10)
+    assert.equal(fields()[0], 'Z')
+    process.kill(pid, 0)
+    writeFileSync(join(dir, 'gateway.lock'), `${pid} ${fields()[19]}\n`)
+    takeDataDir(dir)()
+  } finally {
+    parent.kill()
     rmSync(dir, { recursive: true })
   }
 })

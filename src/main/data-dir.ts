@@ -1,7 +1,7 @@
 /**
  * DATA_DIR belongs to one gateway at a time: a second one would adopt the first one's database server and stop it.
- * A lock file names the owner; the lock of a process that is gone, or whose number now belongs to another program, is
- * taken over.
+ * A lock file names the owner; the lock of a process that is gone, is dead though nobody has taken note of it (a zombie), or
+ * whose number now belongs to another program, is taken over.
  */
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -40,13 +40,16 @@ export function takeDataDir(dataDir: string): () => void {
 }
 
 /** Start time of a process in clock ticks since boot: with the pid it names a process for good. Linux; else ''. */
-function startOf(pid: number): string {
+const startOf = (pid: number) => statOf(pid)[19] ?? ''
+
+/** State, parent and so on (proc(5), from the third field). Linux; else, and when it is gone, empty. */
+function statOf(pid: number): readonly string[] {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-    // the name in parentheses may hold spaces; the start time is the 20th field behind it
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? ''
+    // the name in parentheses may hold spaces and parentheses
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')
   } catch {
-    return ''
+    return []
   }
 }
 
@@ -57,7 +60,11 @@ function makeDirectory(path: string): void {
   mkdirSync(path, { mode: 0o755 })
 }
 
+/** Killed, its files closed, and still in the table of processes until its parent asks how it ended. */
+const DEAD_STATES: readonly (string | undefined)[] = ['Z', 'X', 'x']
+
 function isAlive(pid: number): boolean {
+  if (DEAD_STATES.includes(statOf(pid)[0])) return false
   try {
     process.kill(pid, 0)
     return true

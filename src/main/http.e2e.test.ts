@@ -150,6 +150,45 @@ test('tenants see nothing of each other: devices, orders, cards', async () => {
   assert.equal((await client.exchange(dny(0x04500011, 9, 0x02, swipe))).dataHex, `c0ffee010000${le(100, 4)}ff`)
 })
 
+test('a device that is given away takes no history along; its order stays, and so does what is told of it', async () => {
+  const id = '04500020'
+  const orderNo = 'MOVED-ORDER-0001'
+  const wireHex = Buffer.from(orderNo).toString('hex')
+  const client = await DeviceClient.connect(gateway.tcpPort)
+  await client.exchange(dny(0x04500020, 1, 0x20, `${le(126, 2)}02002100`))
+  await eventually(
+    'registered',
+    () => gateway.ask('GET', `/api/v1/devices/${id}/timeline`, root),
+    ({ json }) => json.items?.some(({ kind }: { kind: string }) => kind === 'frame'),
+  )
+  await gateway.sql`
+    insert into orders (order_no, tenant_id, device_id, protocol, socket, port, order_key, wire_hex, mode, state, origin,
+      started_at)
+    values (${orderNo}, 'default', ${id}, 'ap3000', 0, 1, ${wireHex}, ${wireHex}, 'full', 'charging', 'online', now())`
+  assert.equal((await gateway.ask('PUT', `/api/v1/devices/${id}`, { ...root, body: { tenant: 'other' } })).status, 200)
+  const seen = async (key: { secret: string }) => ({
+    timeline: (await gateway.ask('GET', `/api/v1/devices/${id}/timeline`, key)).json.items,
+    frames: (await gateway.ask('GET', `/api/v1/devices/${id}/frames`, key)).json.items,
+  })
+  assert.deepEqual(await seen(other), { timeline: [], frames: [] })
+  isError(await gateway.ask('GET', `/api/v1/devices/${id}/timeline`, root), 404, 'NOT_FOUND')
+
+  await client.exchange(dny(0x04500020, 2, 0x03, settlementData({ orderHex: wireHex })))
+  const ended = async (key: { secret: string }) =>
+    (await gateway.ask('GET', `/api/v1/events?type=charging.ended&device_id=${id}`, key)).json.items.map(
+      ({ data }: { data: { order_no: string } }) => data.order_no,
+    )
+  assert.deepEqual([await ended(root), await ended(other)], [[orderNo], []])
+  assert.equal((await gateway.ask('GET', `/api/v1/orders/${orderNo}`, root)).json.state, 'settled')
+  isError(await gateway.ask('GET', `/api/v1/orders/${orderNo}`, other), 404, 'NOT_FOUND')
+  const { timeline } = await eventually(
+    'frames of its time',
+    () => seen(other),
+    ({ frames }) => frames.length > 0,
+  )
+  assert.ok(!JSON.stringify(timeline).includes(orderNo), JSON.stringify(timeline))
+})
+
 interface Signed {
   readonly id?: string
   readonly secret?: string
@@ -305,9 +344,11 @@ test('/openapi.json names every route it serves, with its parameters, and refers
       const given = (operation.parameters ?? []).filter((parameter) => parameter.in === 'path').map(({ name }) => name)
       assert.deepEqual(given.sort(), wanted.sort(), `${method} ${path}`)
       assert.ok(
-        Object.keys(operation.responses).some((code) => /^2..$/.test(code)),
+        Object.keys(operation.responses).some((code) => /^(?:2..|101)$/.test(code)),
         `${method} ${path}`,
       )
+      // any route refuses a parameter that is given twice
+      assert.ok(operation.responses['400'], `400 of ${method} ${path}`)
       // the document does not promise what is not there
       const real = path.replace(/\{device_id\}/, '04500011').replace(/\{\w+\}/g, 'c0ffee01')
       const reply = await gateway.ask(method.toUpperCase(), real, { secret: null })
@@ -316,6 +357,16 @@ test('/openapi.json names every route it serves, with its parameters, and refers
         `${method} ${path}: ${reply.text}`,
       )
     }
+  for (const [method, path] of [
+    ['delete', '/api/v1/allowlist/{kind}/{pattern}'],
+    ['get', '/api/v1/devices/{device_id}/frames'],
+    ['get', '/api/v1/devices/{device_id}/timeline'],
+  ] as const)
+    assert.ok(document.paths[path][method].responses['404'], `404 of ${method} ${path}`)
+  const statuses = Object.keys(document.paths['/ws'].get.responses)
+  assert.deepEqual([statuses.includes('101'), statuses.includes('200')], [true, false])
+  const { content } = document.paths['/openapi.json'].get.responses['200']
+  assert.equal(content['application/json'].schema.type, 'object')
   assert.equal(new Set(operationIds).size, operationIds.length)
   for (const [, name] of text.matchAll(/"#\/components\/schemas\/([^"]+)"/g))
     assert.ok(document.components.schemas[name!], `${name} is defined`)
@@ -330,6 +381,18 @@ test('HEAD, probes and the front page', async () => {
   assert.match(String(page.headers['content-type']), /^text\/html/)
   const metrics = await gateway.ask('GET', '/metrics', { secret: null })
   assert.match(String(metrics.headers['content-type']), /^text\/plain; version=0\.0\.4/)
+})
+
+test('a signed request is not served again by the next start, after a kill', async () => {
+  const headers = signatureHeaders({})
+  assert.equal((await gateway.ask('GET', '/api/v1/devices', { headers })).status, 200)
+  await gateway.kill()
+  const { dataDir } = gateway
+  gateway = await GatewayProcess.start({ dataDir, env: { API_KEYS, STATE_FLUSH_MS: '50' } })
+  const again = await gateway.ask('GET', '/api/v1/devices', { headers })
+  assert.equal(again.status, 401)
+  assert.match(again.json.error.message, /used before/)
+  assert.equal((await gateway.ask('GET', '/api/v1/devices', { headers: signatureHeaders({}) })).status, 200)
 })
 
 test('no secret was ever logged', () => {

@@ -495,6 +495,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     renderMetrics: () => scrape.render(),
     observeRequest: scrape.observeRequest,
     now: Date.now,
+    nonceDirectory: join(dataDir, 'nonces'),
     push: hub,
     moreRoutes: [
       ...eventRoutes({ sql }),

@@ -24,6 +24,7 @@ export type Outcome =
   /** Dead, and nothing more goes to this endpoint. */
   | { readonly kind: 'gone' }
 
+/** Longest wait because a receiver asked for it, spreading included. */
 export const RETRY_AFTER_MS_MAX = 3_600_000
 /** Delays are spread by this part of themselves, so that what failed together does not come back together. */
 const JITTER = 0.2
@@ -48,8 +49,9 @@ export function outcomeOf(
   const asked = status === 429 || status === 503 ? retryAfterMs(attempt.retryAfter, nowMs) : undefined
   const ownMs = Math.round(delayMs * (1 - JITTER + 2 * JITTER * random))
   if (asked === undefined) return { kind: 'retry', delayMs: ownMs, restMs: 0 }
-  // never sooner than asked; later ones spread out behind it
-  return { kind: 'retry', delayMs: Math.max(ownMs, Math.ceil(asked * (1 + JITTER * random))), restMs: asked }
+  // never sooner than asked; later ones spread out behind it, as far as the hour leaves room
+  const spreadMs = Math.min(Math.ceil(asked * (1 + JITTER * random)), RETRY_AFTER_MS_MAX)
+  return { kind: 'retry', delayMs: Math.max(ownMs, spreadMs), restMs: asked }
 }
 
 /** @returns ms from now, 0 to RETRY_AFTER_MS_MAX; undefined: absent, or neither seconds nor a date */
@@ -57,7 +59,7 @@ export function retryAfterMs(header: string | undefined, nowMs: number): number 
   const text = header?.trim()
   if (text === undefined || text === '') return undefined
   // a date begins with its weekday; Date.parse would also take `-5` or `1.5` for one
-  const ms = /^\d{1,9}$/.test(text)
+  const ms = /^\d+$/.test(text)
     ? Number(text) * 1_000
     : /^[A-Z][a-z]{2}/.test(text)
       ? Date.parse(text) - nowMs

@@ -14,6 +14,7 @@ import {
   commandLog,
   deviceState,
   event,
+  fate,
   opaque,
   orderStart,
   portState,
@@ -337,6 +338,65 @@ test('events keep the order of the span in their cursor', async () => {
     rows.map((row) => row['event_id']),
     ids,
   )
+})
+
+test('an event is of the tenant of its order or command, what the device says of itself of its present tenant', async () => {
+  const { sql } = database
+  await sql`insert into tenants (tenant_id, name) values ('beta', 'Beta') on conflict do nothing`
+  const toTenant = (tenant: string) => sql`update devices set tenant_id = ${tenant} where device_id = '04ab373b'`
+  await sql`insert into devices (device_id) values ('04ab373b')`
+  for (const [commandId, name] of [
+    ['c1', 'stopCharge'],
+    ['c2', 'readParameters1'],
+  ] as const)
+    await sql`
+      insert into outbound_queue (command_id, tenant_id, device_id, name, created_at, expires_at)
+      values (${commandId}, 'default', '04ab373b', ${name}, now(), now() + interval '1 hour')`
+  try {
+    await insert(orderStart(), progress({ atMs: AT_MS - 2 }))
+    await toTenant('beta')
+    await insert(
+      progress({ seq: 51, atMs: AT_MS - 1, durationS: 601 }),
+      session(),
+      portState({ state: 'charging' }),
+      event({ eventId: 'alarm', eventType: 'device.alarm' }),
+      fate({ commandId: 'c1', status: 3, reason: 'dead' }),
+      fate({ commandId: 'c2', status: 2, reason: 'ok' }),
+      settlement(),
+      orderStart({ orderKey: 'k2', orderNo: 'N2', port: 2, atMs: AT_MS }),
+    )
+    // the next one begins as the new tenant's, and stays so when the device goes back
+    await toTenant('default')
+    await insert(
+      settlement({ orderKey: 'k2', orderNo: 'N2', port: 2 }),
+      event({ eventId: 'alarm 2', eventType: 'device.alarm' }),
+    )
+    const rows = await sql`select event_type, order_key, tenant_id from events order by cursor`
+    const of = (tenant: string) =>
+      rows
+        .filter(({ tenant_id }) => tenant_id === tenant)
+        .map(({ event_type, order_key }) => `${event_type} ${order_key ?? '-'}`)
+        .sort()
+    assert.deepEqual(of('default'), [
+      'charging.ended N1',
+      'charging.progress N1',
+      'charging.progress N1',
+      'charging.started N1',
+      'command.finished -',
+      'command.finished -',
+      'device.alarm -',
+      'device.param_result -',
+    ])
+    assert.deepEqual(of('beta'), [
+      'charging.ended N2',
+      'charging.started N2',
+      'device.alarm -',
+      'device.online -',
+      'port.state_changed -',
+    ])
+  } finally {
+    await sql`delete from outbound_queue`
+  }
 })
 
 test('event cursors become visible in order: a later cursor waits for an earlier transaction', async () => {

@@ -910,10 +910,20 @@ const EVENTS = {
   data: 'json',
 } as const satisfies Columns
 const EVENT_NAMES = Object.keys(EVENTS).join(', ')
+/** Whose an event is: the order's it tells of, else the command's, else the device's. */
+const EVENT_OWNERS = { ...EVENTS, order_tenant: 'text', command_id: 'text' } as const satisfies Columns
 /** By ordinal: the cursor follows the order in which things happened. */
 const INSERT_EVENTS = `
-  insert into events (tenant_id, ${EVENT_NAMES}) select ${TENANT}, ${EVENT_NAMES} from ${source(EVENTS)}
+  insert into events (tenant_id, ${EVENT_NAMES})
+  select coalesce(i.order_tenant, (select q.tenant_id from outbound_queue q where q.command_id = i.command_id), ${TENANT}),
+    ${EVENT_NAMES} from ${source(EVENT_OWNERS)}
   order by i.ordinal on conflict (event_id) do nothing returning event_id, cursor`
+
+/** An event with whom it may belong to; of both absent, it is the device's tenant's. */
+interface OwnedEvent extends RowOf<typeof eventRow.fields> {
+  readonly tenantId?: string
+  readonly commandId?: string | undefined
+}
 
 interface DerivedEvents {
   /** Sessions that open: nothing else of the same moment came before. */
@@ -928,9 +938,15 @@ async function insertEvents(
   rows: readonly RowOf<typeof eventRow.fields>[],
   { before, beside, behind }: DerivedEvents,
 ): Promise<{ step: Step | null; cursor: number | null }> {
-  const texts = (events: readonly DerivedEvent[]) =>
-    events.map((event) => ({ ...event, data: JSON.stringify(event.data) }))
-  const all = [...texts(before), ...rows, ...texts(beside), ...texts(behind)].sort((a, b) => a.atMs - b.atMs)
+  const texts = (events: readonly DerivedEvent[]): OwnedEvent[] =>
+    events.map((event) => ({
+      ...event,
+      commandId: event.data['command_id'] as string | undefined,
+      data: JSON.stringify(event.data),
+    }))
+  // what a device says of itself is its tenant's
+  const said: readonly OwnedEvent[] = rows
+  const all = [...texts(before), ...said, ...texts(beside), ...texts(behind)].sort((a, b) => a.atMs - b.atMs)
   if (all.length === 0) return { step: null, cursor: null }
   const values = pick(all, {
     event_id: (e) => e.eventId,
@@ -940,8 +956,10 @@ async function insertEvents(
     order_key: (e) => e.orderKey,
     at: (e) => e.atMs,
     data: (e) => e.data,
+    order_tenant: (e) => e.tenantId,
+    command_id: (e) => e.commandId,
   })
-  const written = await run<{ event_id: string; cursor: number }>(tx, INSERT_EVENTS, parameters(EVENTS, values))
+  const written = await run<{ event_id: string; cursor: number }>(tx, INSERT_EVENTS, parameters(EVENT_OWNERS, values))
   let cursor: number | null = null
   for (const row of written) cursor = Math.max(cursor ?? 0, row.cursor)
   if (rows.length === 0) return { step: null, cursor }

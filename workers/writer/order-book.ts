@@ -27,6 +27,8 @@ export interface DerivedEvent {
   readonly deviceId: string
   readonly epoch: number
   readonly orderKey: string | null
+  /** Of what it is about; absent: the command that `data` names, else the device. */
+  readonly tenantId?: string
   readonly atMs: number
   readonly data: Record<string, unknown>
 }
@@ -656,9 +658,10 @@ export class OrderBook {
     names: readonly (string | number)[],
     data: Record<string, unknown>,
   ): DerivedEvent {
-    const { deviceId, orderNo } = order
+    // the device may have been given to another tenant since the order began
+    const { deviceId, orderNo, tenantId } = order
     const eventId = eventIdOf(eventType, deviceId, orderNo, ...names)
-    const event = { eventId, eventType, deviceId, epoch, orderKey: orderNo, atMs, data }
+    const event = { eventId, eventType, deviceId, epoch, orderKey: orderNo, tenantId, atMs, data }
     this.events.push(event)
     return event
   }

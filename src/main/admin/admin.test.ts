@@ -6,17 +6,22 @@
  */
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import { appendFileSync, rmSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
+import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import * as z from 'zod'
 import { type ApiKey, parseApiKeys } from '../../config/api-keys.ts'
 import { HTTP_ERRORS, HttpError } from '../../errors/errors.ts'
+import { temporaryDirectory } from '../../testing/temporary-directory.ts'
 import { connect } from '../database/connect.ts'
 import { createLog } from '../log.ts'
+import { Tickets } from '../push/tickets.ts'
 import { type Admin, createAdmin } from './admin.ts'
 import { signatureOf } from './authenticate.ts'
 import { defineRoute } from './route.ts'
+import { ticketRoutes } from './routes/tickets.ts'
 import { zError } from './shapes.ts'
 
 const { keys } = parseApiKeys(
@@ -67,6 +72,13 @@ const routes = [
   }),
   defineRoute({
     method: 'GET',
+    path: '/api/v1/hangs',
+    role: 'viewer',
+    summary: 'Waits for a database that stands still',
+    handle: () => new Promise<never>(() => {}),
+  }),
+  defineRoute({
+    method: 'GET',
     path: '/slow',
     role: 'public',
     summary: 'Takes longer than it may',
@@ -77,8 +89,9 @@ const routes = [
   }),
 ]
 
-const make = (apiKeys: readonly ApiKey[], isDatabaseHere?: () => boolean) =>
+const make = (apiKeys: readonly ApiKey[], isDatabaseHere?: () => boolean, nonceDirectory = temporaryDirectory()) =>
   createAdmin({
+    nonceDirectory,
     config: { httpHost: '127.0.0.1', httpPort: 0, requestTimeoutMs: 400 },
     log,
     sql,
@@ -89,7 +102,7 @@ const make = (apiKeys: readonly ApiKey[], isDatabaseHere?: () => boolean) =>
     renderMetrics: async () => '# TYPE pilegate_up gauge\npilegate_up 1\n',
     observeRequest: (route, status) => observed.push(`${route} ${status}`),
     now: () => nowMs,
-    moreRoutes: routes,
+    moreRoutes: [...routes, ...ticketRoutes({ tickets: new Tickets(() => nowMs) })],
     ...(isDatabaseHere === undefined ? {} : { isDatabaseHere }),
   })
 
@@ -167,6 +180,27 @@ describe('public routes', () => {
     assert.deepEqual(limit?.schema, { type: 'integer', minimum: 1, maximum: 500, default: 50 })
     const named = document.paths['/api/v1/orders']!['get']!.parameters.map(({ name }) => name)
     assert.deepEqual(named, ['limit', 'cursor', 'device_id', 'state', 'from', 'to'])
+  })
+
+  test('the document says what is answered: an upgrade, an object, and a parameter given twice', async () => {
+    interface Responses {
+      readonly responses: Record<string, { content?: Record<string, { schema: { type?: string } }> }>
+    }
+    const document = (await (await fetch(`${base}/openapi.json`)).json()) as {
+      paths: Record<string, Record<string, Responses>>
+    }
+    const { responses } = document.paths['/ws']!['get']!
+    assert.deepEqual(
+      Object.keys(responses).filter((status) => Number(status) < 400),
+      ['101'],
+    )
+    const ofDocument = document.paths['/openapi.json']!['get']!.responses['200']!
+    assert.equal(ofDocument.content?.['application/json']?.schema.type, 'object')
+    for (const [path, methods] of Object.entries(document.paths))
+      for (const [method, operation] of Object.entries(methods))
+        assert.ok(operation.responses['400'], `${method} ${path}`)
+    for (const path of ['/healthz', '/readyz', '/metrics', '/openapi.json', '/', '/api/v1/me'])
+      await expectError(await fetch(`${base}${path}?a=1&a=2`, { headers: bearer('viewer-secret') }), 'INVALID_ARGUMENT')
   })
 })
 
@@ -382,6 +416,67 @@ describe('keys', () => {
     assert.equal((await send(signed({ nonce: 'once' }))).status, 200)
   })
 
+  test('a nonce works once over starts and kills, also one that came last; and only as long as it could be sent again', async () => {
+    const directory = temporaryDirectory()
+    const started = async () => {
+      const one = make(keys, undefined, directory)
+      await one.listen()
+      return one
+    }
+    const ask = (one: Admin, headers: Record<string, string>) =>
+      fetch(`http://127.0.0.1:${one.port}/api/v1/echo/a%20b?times=2`, {
+        method: 'POST',
+        body: '{"text":"x"}',
+        headers,
+      })
+    const first = await started()
+    const used = signed({ nonce: 'before' })
+    assert.equal((await ask(first, used)).status, 200)
+    // nothing is closed: as after a kill, which cut the last line short
+    appendFileSync(join(directory, 'current'), 'sign cut-sh')
+    const second = await started()
+    await first.close()
+    const { message } = await expectError(await ask(second, used), 'UNAUTHENTICATED')
+    assert.match(message, /used before/)
+    assert.equal((await ask(second, signed({ nonce: 'since' }))).status, 200)
+    await second.close()
+
+    const startMs = nowMs
+    for (const [laterMs, known] of [
+      [601_000, ['before', 'since', 'later']],
+      [1_202_000, ['later']],
+      [2_500_000, []],
+    ] as const) {
+      nowMs = startMs + laterMs
+      const one = await started()
+      for (const nonce of laterMs === 601_000 ? ['later'] : [])
+        assert.equal((await ask(one, signed({ nonce }))).status, 200)
+      for (const nonce of known) await expectError(await ask(one, signed({ nonce })), 'UNAUTHENTICATED')
+      assert.equal((await ask(one, signed({ nonce: `of ${laterMs}`.replace(' ', '-') }))).status, 200)
+      await one.close()
+    }
+    nowMs = startMs
+  })
+
+  test('a nonce that cannot be stored is not served', async () => {
+    const directory = temporaryDirectory()
+    const one = make(keys, undefined, directory)
+    await one.listen()
+    // the next generation cannot begin
+    rmSync(directory, { recursive: true })
+    writeFileSync(directory, 'no directory')
+    const startMs = nowMs
+    nowMs += 601_000
+    const url = `http://127.0.0.1:${one.port}/api/v1/echo/a%20b?times=2`
+    const response = await fetch(url, { method: 'POST', body: '{"text":"x"}', headers: signed({}) })
+    await expectError(response, 'UNAVAILABLE')
+    // the cause is gone: it goes on by itself
+    rmSync(directory)
+    assert.equal((await fetch(url, { method: 'POST', body: '{"text":"x"}', headers: signed({}) })).status, 200)
+    nowMs = startMs
+    await one.close()
+  })
+
   test('five minutes either way, and a nonce stays known for that long', async () => {
     const at = (offsetS: number) => String(Math.floor(nowMs / 1000) + offsetS)
     assert.equal((await send(signed({ timestamp: at(-299) }))).status, 200)
@@ -418,6 +513,30 @@ describe('the database is away', () => {
     const response = await fetch(`http://127.0.0.1:${other.port}/api/v1/orders`, { headers: bearer('viewer-secret') })
     const { details } = await expectError(response, 'UNAVAILABLE')
     assert.deepEqual(details, {})
+    // these are answered from memory
+    const ask = async (method: string, path: string) =>
+      (await fetch(`http://127.0.0.1:${other.port}/api/v1${path}`, { method, headers: bearer('viewer-secret') })).status
+    assert.deepEqual(
+      [await ask('GET', '/me'), await ask('GET', '/model-profiles'), await ask('POST', '/ws-tickets')],
+      [200, 200, 201],
+    )
+    await other.close()
+  })
+
+  test('requests that wait when it is found to be away do not wait until their time is over', async () => {
+    let isHere = true
+    const other = make(keys, () => isHere)
+    await other.listen()
+    const hang = () => fetch(`http://127.0.0.1:${other.port}/api/v1/hangs`, { headers: bearer('viewer-secret') })
+    const waiting = [hang(), hang()]
+    await sleep(50)
+    const startedMs = performance.now()
+    isHere = false
+    for (const response of await Promise.all(waiting)) await expectError(response, 'UNAVAILABLE')
+    assert.ok(performance.now() - startedMs < 300, `${performance.now() - startedMs} ms`)
+    // it is back: the next ones have all their time again
+    isHere = true
+    await expectError(await hang(), 'TIMEOUT')
     await other.close()
   })
 })
@@ -425,6 +544,7 @@ describe('the database is away', () => {
 describe('listening and closing', () => {
   test('a port that somebody has is refused', async () => {
     const other = createAdmin({
+      nonceDirectory: temporaryDirectory(),
       config: { httpHost: '127.0.0.1', httpPort: admin.port, requestTimeoutMs: 400 },
       log,
       sql,

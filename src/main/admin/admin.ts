@@ -14,9 +14,10 @@ import { databaseErrorCode, type Sql } from '../database/connect.ts'
 import type { Log } from '../log.ts'
 import { PUSH_PAYLOAD_BYTES_MAX, type PushHub } from '../push/hub.ts'
 import { Tickets } from '../push/tickets.ts'
-import { Authenticator } from './authenticate.ts'
+import { Authenticator, NONCE_PERIOD_MS } from './authenticate.ts'
 import { createHttpServer, type HttpAnswer, type HttpRequest } from './http-server.ts'
 import { parseJson } from './json.ts'
+import { Nonces } from './nonces.ts'
 import { openApiDocument } from './openapi.ts'
 import { type RawBody, type Route, Router } from './route.ts'
 import { cardRoutes, zCard } from './routes/cards.ts'
@@ -44,12 +45,14 @@ export interface AdminOptions {
   readonly protocolOf: (deviceId: string) => string | undefined
   /** The row of a device has another `model_profile` now, and is committed. */
   readonly profileChanged?: (deviceId: string, name: string | null) => void
-  /** False: routes that need the database answer UNAVAILABLE without asking it. */
+  /** False: routes that need the database answer UNAVAILABLE without asking it, also where they wait for it already. */
   readonly isDatabaseHere?: () => boolean
   readonly renderMetrics: () => Promise<string>
   readonly observeRequest: (route: string, status: number, seconds: number) => void
   /** ms since the epoch */
   readonly now: () => number
+  /** Where nonces of signed requests are kept over a restart; a directory of its own. */
+  readonly nonceDirectory: string
   /** Takes WebSocket subscribers; left out: there is no `/ws`. */
   readonly push?: PushHub
   /** Routes of other parts of the gateway. */
@@ -110,15 +113,18 @@ export function createAdmin(options: AdminOptions): Admin {
     return openApiText
   }
   const router = new Router(routes)
-  const authenticator = new Authenticator(apiKeys, now)
+  const outage = new OutageWatch(options.isDatabaseHere ?? (() => true))
+  const nonces = new Nonces(options.nonceDirectory, NONCE_PERIOD_MS, now())
+  const authenticator = new Authenticator(apiKeys, nonces, now)
 
   async function serve(request: HttpRequest, route: Route, params: unknown, requestId: string): Promise<HttpAnswer> {
     let key: ApiKey | undefined
+    const needsDatabase = route.role !== 'public' && route.needsDatabase !== false
     if (route.role !== 'public') {
       key = await authenticator.identify(request)
       if (!mayUse(key.role, route.role))
         throw new HttpError('FORBIDDEN', `this needs the role ${route.role}, the key has ${key.role}`)
-      if (options.isDatabaseHere?.() === false) throw new HttpError('UNAVAILABLE', 'the database is away')
+      if (needsDatabase && options.isDatabaseHere?.() === false) throw databaseAway()
     }
     let status = route.status ?? 200
     const context = {
@@ -136,7 +142,7 @@ export function createAdmin(options: AdminOptions): Admin {
         status = changed
       },
     }
-    const result = await route.handle(context)
+    const result = await (needsDatabase ? outage.orGivenUp(route.handle(context)) : route.handle(context))
     if (route.response === undefined) {
       const { contentType, body, headers = [] } = result as RawBody
       return { status, headers: [['Content-Type', contentType], ...headers], body }
@@ -218,7 +224,10 @@ export function createAdmin(options: AdminOptions): Admin {
     async listen() {
       port = await server.listen(config.httpHost, config.httpPort)
     },
-    close: (withinMs = 2_000) => server.close(withinMs),
+    async close(withinMs = 2_000) {
+      await server.close(withinMs)
+      nonces.close()
+    },
     get port() {
       return port
     },
@@ -228,6 +237,45 @@ export function createAdmin(options: AdminOptions): Admin {
 const NO_BYTES = new Uint8Array(0)
 const JSON_TYPE = ['Content-Type', 'application/json'] as const
 const mayUse = (has: Role, needs: Role) => ROLES.indexOf(has) >= ROLES.indexOf(needs)
+
+const databaseAway = () => new HttpError('UNAVAILABLE', 'the database is away')
+/** How soon a request that waits for a database which stands still hears that it is away. */
+const OUTAGE_LOOK_MS = 100
+
+/**
+ * Work that waits for the database while it is found to be away: a server that stands still refuses nothing, and each such
+ * request would wait until its time is over. As after a connection that broke, what was asked for may be done all the same.
+ */
+class OutageWatch {
+  readonly #isDatabaseHere: () => boolean
+  readonly #waiting = new Set<() => void>()
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(isDatabaseHere: () => boolean) {
+    this.#isDatabaseHere = isDatabaseHere
+  }
+
+  /** @throws HttpError UNAVAILABLE, or what the work throws */
+  async orGivenUp<T>(work: T | Promise<T>): Promise<T> {
+    if (!(work instanceof Promise)) return work
+    const { promise: away, reject } = Promise.withResolvers<never>()
+    const giveUp = () => reject(databaseAway())
+    this.#waiting.add(giveUp)
+    this.#timer ??= setInterval(() => this.#look(), OUTAGE_LOOK_MS).unref()
+    try {
+      return await Promise.race([work, away])
+    } finally {
+      this.#waiting.delete(giveUp)
+    }
+  }
+
+  #look(): void {
+    if (!this.#isDatabaseHere()) for (const giveUp of this.#waiting) giveUp()
+    if (this.#waiting.size > 0) return
+    clearInterval(this.#timer)
+    this.#timer = undefined
+  }
+}
 
 /** Rejects with TIMEOUT when the work takes too long; what it does then is not waited for. */
 async function withinTime<T>(work: Promise<T>, ms: number): Promise<T> {

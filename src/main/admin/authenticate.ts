@@ -9,11 +9,12 @@ import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypt
 import type { ApiKey } from '../../config/api-keys.ts'
 import { HttpError } from '../../errors/errors.ts'
 import type { HttpRequest } from './http-server.ts'
+import type { Nonces } from './nonces.ts'
 
 /** How far a signed request's clock may be off, either way. */
 export const SIGNATURE_WINDOW_S = 300
-/** Signed requests of ten minutes; about 100 bytes each. */
-const NONCES_MAX = 200_000
+/** A timestamp may lie a window ahead: it stays acceptable for two windows. */
+export const NONCE_PERIOD_MS = 2 * SIGNATURE_WINDOW_S * 1_000
 const NONCE = /^[\x21-\x7e]{1,128}$/
 
 const sha256 = (bytes: string | Uint8Array) => createHash('sha256').update(bytes).digest()
@@ -28,39 +29,18 @@ export function signatureOf(
   return createHmac('sha256', secret).update(signed).digest('hex')
 }
 
-/** Each nonce once. Two generations: a nonce is known for at least one whole period after it came. */
-class Nonces {
-  #current = new Set<string>()
-  #previous = new Set<string>()
-  #turnedMs = 0
-
-  /** @returns false: seen before, or no room left */
-  take(nonce: string, nowMs: number): 'taken' | 'seen' | 'full' {
-    // a timestamp may lie a window ahead: it stays acceptable for two windows
-    const periodMs = 2 * SIGNATURE_WINDOW_S * 1000
-    if (nowMs - this.#turnedMs >= periodMs) {
-      this.#previous = nowMs - this.#turnedMs >= 2 * periodMs ? new Set() : this.#current
-      this.#current = new Set()
-      this.#turnedMs = nowMs
-    }
-    if (this.#current.has(nonce) || this.#previous.has(nonce)) return 'seen'
-    if (this.#current.size >= NONCES_MAX) return 'full'
-    this.#current.add(nonce)
-    return 'taken'
-  }
-}
-
 export class Authenticator {
   readonly #keys: readonly { readonly key: ApiKey; readonly digest: Buffer }[]
-  readonly #nonces = new Nonces()
+  readonly #nonces: Nonces
   readonly #now: () => number
   /** Signs for ids nobody has, so that an unknown id takes as long as a wrong signature. */
   readonly #decoy = randomBytes(32).toString('hex')
 
   /** @param now ms since the epoch */
-  constructor(keys: readonly ApiKey[], now: () => number) {
+  constructor(keys: readonly ApiKey[], nonces: Nonces, now: () => number) {
     this.#keys = keys.map((key) => ({ key, digest: sha256(key.secret) }))
     this.#now = now
+    this.#nonces = nonces
   }
 
   /** @throws HttpError UNAUTHENTICATED; TOO_MANY_REQUESTS when no nonce can be remembered; what `body` throws */
@@ -103,9 +83,18 @@ export class Authenticator {
     // digests have equal length, whatever was sent
     if (!timingSafeEqual(sha256(expected), sha256(signature)) || key === undefined)
       throw new HttpError('UNAUTHENTICATED', 'the signature does not fit key and request')
-    const taken = this.#nonces.take(`${id} ${nonce}`, this.#now())
+    const taken = this.#take(`${id} ${nonce}`)
     if (taken === 'seen') throw new HttpError('UNAUTHENTICATED', 'this nonce was used before')
     if (taken === 'full') throw new HttpError('TOO_MANY_REQUESTS', 'too many signed requests within ten minutes')
     return key
+  }
+
+  #take(nonce: string): ReturnType<Nonces['take']> {
+    try {
+      return this.#nonces.take(nonce, this.#now())
+    } catch (error) {
+      // served without being remembered it could be served again
+      throw new HttpError('UNAVAILABLE', 'the nonce could not be stored', {}, error)
+    }
   }
 }

@@ -7,6 +7,7 @@ import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { parseApiKeys } from '../../config/api-keys.ts'
 import { openTestDatabase, type TestDatabase } from '../../testing/database.ts'
+import { temporaryDirectory } from '../../testing/temporary-directory.ts'
 import { createLog } from '../log.ts'
 import { type Admin, createAdmin } from './admin.ts'
 import { zDevice } from './routes/devices.ts'
@@ -19,6 +20,7 @@ let admin: Admin
 before(async () => {
   database = await openTestDatabase()
   admin = createAdmin({
+    nonceDirectory: temporaryDirectory(),
     config: { httpHost: '127.0.0.1', httpPort: 0, requestTimeoutMs: 5_000, record: 'errors', allowlist: 'on' },
     log: createLog({ level: 'silent', serviceName: 'pilegate', env: 'test', thread: 'main' }),
     sql: database.sql,

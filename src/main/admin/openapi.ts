@@ -82,7 +82,11 @@ export function openApiDocument(routes: readonly Route[], named: NamedSchemas, v
   }
 }
 
-const SUCCESSES: Readonly<Record<number, string>> = { 201: 'Made', 202: 'Accepted: stored, its fate follows' }
+const SUCCESSES: Readonly<Record<number, string>> = {
+  101: 'Switching protocols: a WebSocket from here on',
+  201: 'Made',
+  202: 'Accepted: stored, its fate follows',
+}
 const RETRY_AFTER = { 'Retry-After': { schema: { type: 'integer' }, description: 'Seconds' } }
 const IDEMPOTENCY_KEY = {
   name: 'Idempotency-Key',
@@ -94,13 +98,18 @@ const IDEMPOTENCY_KEY = {
 
 function operation(route: Route, answerRef: (schema: z.ZodType) => Json): Json {
   const requestId = { 'X-Request-ID': { schema: { type: 'string' }, description: "The caller's, or a new one." } }
+  const contentType = route.contentType ?? 'text/plain'
   const content =
     route.response === undefined
-      ? { [route.contentType ?? 'text/plain']: { schema: { type: 'string' } } }
+      ? { [contentType]: { schema: { type: contentType === 'application/json' ? 'object' : 'string' } } }
       : { 'application/json': { schema: answerRef(route.response) } }
   const responses: Record<string, Json> = {}
   for (const status of [route.status ?? 200, ...(route.statuses ?? [])])
-    responses[status] = { description: SUCCESSES[status] ?? 'Done', headers: requestId, content }
+    responses[status] =
+      // the server's own answer to an upgrade: no body, no headers of ours
+      status === 101
+        ? { description: SUCCESSES[status] }
+        : { description: SUCCESSES[status] ?? 'Done', headers: requestId, content }
   for (const [status, codes] of errorsOf(route))
     responses[status] = {
       description: codes.join(' or '),
@@ -138,8 +147,8 @@ function operation(route: Route, answerRef: (schema: z.ZodType) => Json): Json {
 }
 
 function errorsOf(route: Route): [string, HttpErrorCode[]][] {
-  const codes = new Set<HttpErrorCode>(route.errors ?? [])
-  if (route.params !== undefined || route.query !== undefined || route.body !== undefined) codes.add('INVALID_ARGUMENT')
+  // whatever a route takes: a query parameter that is given twice
+  const codes = new Set<HttpErrorCode>([...(route.errors ?? []), 'INVALID_ARGUMENT'])
   if (route.body !== undefined || route.takesBytes === true) codes.add('PAYLOAD_TOO_LARGE')
   if (route.role !== 'public')
     for (const code of ['UNAUTHENTICATED', 'FORBIDDEN', 'TOO_MANY_REQUESTS', 'UNAVAILABLE'] as const) codes.add(code)

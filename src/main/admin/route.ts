@@ -54,6 +54,8 @@ export interface RouteDeclaration<P extends z.ZodType, Q extends z.ZodType, B ex
   readonly statuses?: readonly number[]
   /** The header Idempotency-Key is read. */
   readonly takesIdempotencyKey?: true
+  /** Answered from memory, so also while the database is away. Public routes never need it. */
+  readonly needsDatabase?: false
   /** Errors worth telling apart, beside those every route may answer with. */
   readonly errors?: readonly HttpErrorCode[]
   /** @throws HttpError to answer with it; anything else becomes INTERNAL_ERROR, a lost database UNAVAILABLE */
@@ -78,6 +80,7 @@ export interface Route {
   readonly status?: number
   readonly statuses?: readonly number[]
   readonly takesIdempotencyKey?: true
+  readonly needsDatabase?: false
   readonly errors?: readonly HttpErrorCode[]
   handle(context: RouteContext<unknown, unknown, unknown>): unknown
 }

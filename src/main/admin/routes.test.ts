@@ -5,21 +5,37 @@
  */
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
-import type * as z from 'zod'
+import * as z from 'zod'
 import { parseApiKeys } from '../../config/api-keys.ts'
 import { HTTP_ERRORS } from '../../errors/errors.ts'
+import { PROTOCOLS } from '../../protocols/index.ts'
 import { openTestDatabase, type TestDatabase } from '../../testing/database.ts'
+import { temporaryDirectory } from '../../testing/temporary-directory.ts'
 import { answerCard } from '../cards.ts'
 import { createLog } from '../log.ts'
 import { type Admin, createAdmin } from './admin.ts'
 import { zCard } from './routes/cards.ts'
 import { type LivePresence, zDevice } from './routes/devices.ts'
+import { evidenceRoutes } from './routes/evidence.ts'
 import { zOrder } from './routes/orders.ts'
 import { zQuarantineItem } from './routes/quarantine.ts'
 import { zError, zPage } from './shapes.ts'
 
 const NOW = Date.UTC(2026, 0, 31, 12)
 const { keys } = parseApiKeys('root:root-secret:admin,view:view-secret:viewer,north:north-secret:admin:north')
+const ap3000 = PROTOCOLS.find(({ name }) => name === 'ap3000')!
+/** Of a timeline, or of frames. */
+const zItems = z.object({
+  items: z.array(
+    z.object({
+      kind: z.string().optional(),
+      what: z.string().optional(),
+      details: z.record(z.string(), z.unknown()).optional(),
+      hex: z.string().optional(),
+      fields: z.record(z.string(), z.unknown()).optional(),
+    }),
+  ),
+})
 const live = new Map<string, LivePresence>()
 let database: TestDatabase
 let admin: Admin
@@ -27,6 +43,7 @@ let admin: Admin
 before(async () => {
   database = await openTestDatabase()
   admin = createAdmin({
+    nonceDirectory: temporaryDirectory(),
     config: { httpHost: '127.0.0.1', httpPort: 0, requestTimeoutMs: 5_000 },
     log: createLog({ level: 'silent', serviceName: 'pilegate', env: 'test', thread: 'main' }),
     sql: database.sql,
@@ -38,6 +55,7 @@ before(async () => {
     renderMetrics: async () => '',
     observeRequest: () => {},
     now: () => NOW,
+    moreRoutes: evidenceRoutes({ sql: database.sql, framesDirectory: '/nowhere', now: () => NOW }),
   })
   await admin.listen()
 })
@@ -169,12 +187,13 @@ describe('devices', () => {
   test('registered ahead, amended, cleared; each with its line in the audit log', async () => {
     const path = '/devices/11223344'
     await refused(await ask('PUT', path, 'view-secret', {}), 'FORBIDDEN')
-    const made = await ask('PUT', path, 'root-secret', { name: 'Post 9', site: 'Yard', tariff: { fen_per_kwh: 120 } })
+    const tariff = { energy: { price_fen_per_kwh: 120 } }
+    const made = await ask('PUT', path, 'root-secret', { name: 'Post 9', site: 'Yard', tariff })
     assert.equal(made.status, 201)
     const device = zDevice.parse(await made.json())
     assert.equal(device.protocol, 'ap3000')
     assert.deepEqual(device.presence, { online: false, score: 0, reasons: ['tcp_absent', 'never_seen'] })
-    assert.deepEqual(device.tariff, { fen_per_kwh: 120 })
+    assert.deepEqual(device.tariff, tariff)
     const amended = await ask('PUT', path, 'root-secret', { name: null, model_profile: 'ap3000-answer-01' })
     assert.equal(amended.status, 200)
     const now = zDevice.parse(await amended.json())
@@ -186,6 +205,28 @@ describe('devices', () => {
       ['device.registered by root', 'device.amended by root'],
     )
     assert.deepEqual(log[1]!['details'], { name: null, model_profile: 'ap3000-answer-01' })
+  })
+
+  test('a tariff that no charge could be billed by is refused with what is wrong, and changes nothing; null removes it', async () => {
+    const path = '/devices/11223344'
+    const tariffNow = async () => (await get(zDevice, path)).tariff
+    const before = await tariffNow()
+    assert.notEqual(before, null)
+    for (const [tariff, field, problem] of [
+      [{ fen_per_kwh: 120 }, 'tariff.fen_per_kwh', 'is not known'],
+      [{}, 'tariff', 'needs at least one of time, energy, power, periods'],
+      [{ energy: { price_fen_per_kwh: -1 } }, 'tariff.energy.price_fen_per_kwh', 'needs an integer, 0..1000000'],
+    ] as const) {
+      const answer = await ask('PUT', path, 'root-secret', { name: 'never', tariff })
+      assert.equal(answer.status, 400)
+      const { error } = zError.parse(await answer.json())
+      assert.equal(error.code, 'INVALID_ARGUMENT')
+      assert.deepEqual(error.details, { reason: 'tariff_invalid', field, problem })
+    }
+    assert.deepEqual(await tariffNow(), before)
+    assert.notEqual((await get(zDevice, path)).name, 'never')
+    assert.equal((await ask('PUT', path, 'root-secret', { tariff: null })).status, 200)
+    assert.equal(await tariffNow(), null)
   })
 
   test('a model profile is one of its protocol, or refused with their names; a viewer can list them', async () => {
@@ -248,6 +289,101 @@ describe('devices', () => {
       )
     }
     await database.sql`delete from devices where device_id like 'f0%'`
+  })
+})
+
+describe('a device that is given to another tenant', () => {
+  const MINUTE = 60_000
+  const id = '04500077'
+  const at = (minutes: number) => new Date(NOW + minutes * MINUTE)
+  const swipe = Buffer.from(
+    ap3000.encodeFrame(
+      'uplink',
+      ap3000.uplinkByName.get('cardSwipe')!,
+      0x04500077,
+      1,
+      Buffer.from('7a8d05dd0001020000000000', 'hex'),
+    ),
+  )
+  /** What a session, an order, a command, an event, a logged and a recorded frame leave. */
+  async function happen(tenant: string, name: string, minutes: number): Promise<void> {
+    const { sql } = database
+    await sql`
+      insert into orders (order_no, tenant_id, device_id, protocol, socket, port, order_key, wire_hex, state, origin,
+        started_at, created_at)
+      values (${name}, ${tenant}, ${id}, 'ap3000', 0, 1, ${`aabb@${name}`}, 'aabb', 'charging', 'card', ${at(minutes)}, ${at(minutes)})`
+    await sql`
+      insert into outbound_queue (command_id, tenant_id, device_id, name, created_at, expires_at)
+      values (${name}, ${tenant}, ${id}, ${name}, ${at(minutes)}, ${at(minutes + 1)})`
+    await sql`
+      insert into events (event_id, event_type, tenant_id, device_id, epoch, at, data)
+      values (${name}, ${name}, ${tenant}, ${id}, 1, ${at(minutes)}, '{}')`
+    await sql`
+      insert into sessions (device_id, epoch, protocol, shard, connection_id, remote_address, opened_at, closed_at)
+      values (${id}, ${minutes + 1_000}, 'ap3000', 0, 1, ${name}, ${at(minutes)}, ${at(minutes + 1)})`
+    await sql`
+      insert into cmd_log (device_id, at, epoch, seq, is_uplink, command, code, message_id, note, frame)
+      values (${id}, ${at(minutes)}, 1, ${minutes + 1_000}, true, ${name}, 2, 1, null, ${swipe})`
+  }
+  const window = `from=${at(-60).toISOString()}&to=${at(60).toISOString()}&limit=500`
+  async function timeline(secret: Secret) {
+    const { items } = await get(zItems, `/devices/${id}/timeline?${window}`, secret)
+    return items
+      .map(({ kind, what, details }) => `${kind} ${details?.['order_no'] ?? details?.['remote_address'] ?? what}`)
+      .sort()
+  }
+
+  test('its new tenant begins with nothing: timeline, frames, the order of a port', async () => {
+    const { sql } = database
+    await ask('PUT', `/devices/${id}`, 'root-secret', {})
+    await sql`
+      insert into ports (device_id, socket, port, state, state_raw, wire_hex, at, epoch, seq)
+      values (${id}, 0, 1, 'charging', 1, 'aabb', ${at(-20)}, 7, 1)`
+    await happen('default', 'ours', -20)
+    const ours = ['command ours', 'event ours', 'frame ours', 'order ours', 'session closed', 'session ours']
+    assert.deepEqual(await timeline('root-secret'), ours)
+    assert.equal((await get(zDevice, `/devices/${id}`)).ports[0]!.order_no, 'ours')
+    await refused(await ask('GET', `/devices/${id}/timeline`, 'north-secret'), 'NOT_FOUND')
+
+    // the clock of the gateway stands at NOW
+    assert.equal((await ask('PUT', `/devices/${id}`, 'root-secret', { tenant: 'north' })).status, 200)
+    for (const path of ['timeline', 'frames'])
+      await refused(await ask('GET', `/devices/${id}/${path}`, 'root-secret'), 'NOT_FOUND')
+    assert.deepEqual(await timeline('north-secret'), [])
+    assert.deepEqual((await get(zItems, `/devices/${id}/frames?${window}`, 'north-secret')).items, [])
+    assert.equal((await get(zDevice, `/devices/${id}`, 'north-secret')).ports[0]!.order_no, null)
+
+    // an order of the former tenant goes on, and its word comes later
+    await sql`
+      insert into events (event_id, event_type, tenant_id, device_id, epoch, at, data)
+      values ('late', 'charging.ended', 'default', ${id}, 1, ${at(5)}, '{}')`
+    await happen('north', 'theirs', 10)
+    const theirs = [
+      'command theirs',
+      'event theirs',
+      'frame theirs',
+      'order theirs',
+      'session closed',
+      'session theirs',
+    ]
+    assert.deepEqual(await timeline('north-secret'), theirs)
+    assert.equal((await get(zItems, `/devices/${id}/frames?${window}`, 'north-secret')).items.length, 1)
+    // amended, not moved: nothing is lost
+    await ask('PUT', `/devices/${id}`, 'north-secret', { name: 'N' })
+    assert.deepEqual(await timeline('north-secret'), theirs)
+  })
+
+  test('bytes of a frame hide what its fields hide, from everybody but an admin', async () => {
+    await ask('PUT', '/devices/04500078', 'root-secret', {})
+    await database.sql`
+      insert into cmd_log (device_id, at, epoch, seq, is_uplink, command, code, message_id, note, frame)
+      values ('04500078', ${at(-1)}, 1, 1, true, 'cardSwipe', 2, 1, null, ${swipe})`
+    const [shown] = (await get(zItems, `/devices/04500078/frames?${window}`, 'view-secret')).items
+    assert.equal(shown!.hex, swipe.toString('hex').replace('7a8d05dd', '2a2a05dd'))
+    assert.equal(shown!.fields?.['cardIdHex'], '****05dd')
+    const [whole] = (await get(zItems, `/devices/04500078/frames?${window}`, 'root-secret')).items
+    assert.equal(whole!.hex, swipe.toString('hex'))
+    assert.equal(whole!.fields?.['cardIdHex'], '7a8d05dd')
   })
 })
 

@@ -1,7 +1,7 @@
 /**
  * Claims: the event stream is answered by cursor, window and type without gap or repeat, also while many writers insert
  * and commit out of order; webhooks are made, changed, rotated, tested, redelivered and removed as declared, each with its
- * line in the audit log, the secret shown twice in its life and nowhere else; nothing of another tenant. Tried over HTTP
+ * line in the audit log, the secret shown to whoever makes or rotates it and nowhere else; nothing of another tenant. Tried over HTTP
  * on a real PostgreSQL; every answer is checked against the schema of its route.
  */
 import assert from 'node:assert/strict'
@@ -11,6 +11,7 @@ import { parseApiKeys } from '../../config/api-keys.ts'
 import type { HTTP_ERRORS } from '../../errors/errors.ts'
 import { eventIdOf } from '../../events/event-id.ts'
 import { openTestDatabase, type TestDatabase } from '../../testing/database.ts'
+import { temporaryDirectory } from '../../testing/temporary-directory.ts'
 import { connect } from '../database/connect.ts'
 import { dropEvents } from '../event-horizon.ts'
 import { createLog } from '../log.ts'
@@ -28,6 +29,7 @@ before(async () => {
   database = await openTestDatabase()
   const { sql } = database
   admin = createAdmin({
+    nonceDirectory: temporaryDirectory(),
     config: { httpHost: '127.0.0.1', httpPort: 0, requestTimeoutMs: 5_000 },
     log: createLog({ level: 'silent', serviceName: 'pilegate', env: 'test', thread: 'main' }),
     sql,
@@ -259,6 +261,39 @@ describe('webhooks', () => {
     assert.ok(!JSON.stringify(audit).includes(secret))
   })
 
+  test('a repeat by Idempotency-Key is the first endpoint with its secret; another body is refused; one event comes once', async () => {
+    const post = async (idempotencyKey: string, body: object, secret: Secret = 'root-secret') => {
+      const response = await fetch(`http://127.0.0.1:${admin.port}/api/v1/webhooks`, {
+        method: 'POST',
+        headers: { Authorization: `Bearer ${secret}`, 'Idempotency-Key': idempotencyKey },
+        body: JSON.stringify(body),
+      })
+      return { status: response.status, json: (await response.json()) as Record<string, unknown> }
+    }
+    const url = 'https://example.com/once'
+    // at the same moment, as a proxy repeats them
+    const answers = await Promise.all(Array.from({ length: 5 }, () => post('once', { url, description: 'd' })))
+    const later = await post('once', { description: 'd', url })
+    for (const { status, json } of [...answers, later]) {
+      assert.equal(status, 201, JSON.stringify(json))
+      assert.deepEqual(json, answers[0]!.json)
+    }
+    assert.match(String(later.json['secret']), /^whsec_/)
+    const other = await post('once', { url, description: 'another' })
+    assert.deepEqual([other.status, (other.json['error'] as { code: string }).code], [409, 'CONFLICT'])
+    assert.equal((await good(zPage(zWebhook), 'GET', '/webhooks')).items.length, 1)
+    const audit = await database.sql`select from audit_logs where action = 'webhook.made'`
+    assert.equal(audit.count, 1)
+    // of another tenant the same key is another request
+    assert.notEqual((await post('once', { url }, 'north-secret')).json['id'], later.json['id'])
+    // without a key each is another endpoint; and what was removed is made anew
+    await make({ url })
+    await make({ url })
+    assert.equal((await good(zPage(zWebhook), 'GET', '/webhooks')).items.length, 3)
+    await good(zWebhook, 'DELETE', `/webhooks/${later.json['id']}`)
+    assert.notEqual((await post('once', { url, description: 'd' })).json['id'], later.json['id'])
+  })
+
   test('schedule, timeout and concurrency of its own: kept, changed, given up, within bounds', async () => {
     const { secret: _, ...common } = await make()
     assert.deepEqual([common.retry_schedule_s, common.timeout_s, common.concurrency], [null, null, null])
@@ -359,6 +394,7 @@ describe('webhooks', () => {
     assert.equal((await good(zQueued, 'POST', `/webhooks/${id}/redeliver`, { event_id: first })).queued, 1)
     assert.equal((await good(zQueued, 'POST', `/webhooks/${id}/redeliver`, { from, to })).queued, 4)
     assert.equal((await good(zQueued, 'POST', `/webhooks/${id}/redeliver`, { from: to, to })).queued, 0)
+    await refused('INVALID_ARGUMENT', 'POST', `/webhooks/${id}/redeliver`, { from: to, to: from })
     assert.equal(
       (await good(zQueued, 'POST', `/webhooks/${id}/redeliver`, { delivery_id: tested.delivery_ids[0] })).queued,
       1,

@@ -18,6 +18,7 @@ import { readRows } from '../../rows/row.ts'
 import { allocateDirectory, Directory } from '../../shared/directory.ts'
 import { allocateOutbox, OutboxConsumer, OutboxProducer } from '../../shared/outbox.ts'
 import { openTestDatabase, type TestDatabase } from '../../testing/database.ts'
+import { temporaryDirectory } from '../../testing/temporary-directory.ts'
 import { type Admin, createAdmin } from '../admin/admin.ts'
 import { commandRoutes, zCommand } from '../admin/routes/commands.ts'
 import { zOrder } from '../admin/routes/orders.ts'
@@ -71,6 +72,7 @@ before(async () => {
     now: Date.now,
   })
   admin = createAdmin({
+    nonceDirectory: temporaryDirectory(),
     config: { httpHost: '127.0.0.1', httpPort: 0, requestTimeoutMs: 5_000 },
     log,
     sql,

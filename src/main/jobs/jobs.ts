@@ -210,8 +210,10 @@ export class Jobs {
 /** A job as others may see it: keys of cards are for devices only. */
 export function shownSpec(spec: JobSpec): Record<string, unknown> {
   if (spec.kind === 'firmware') {
-    const { kind: _, ...firmware } = spec
-    return { firmware }
+    const { kind: _, check, ...firmware } = spec
+    if (check === undefined) return { firmware }
+    // in the words it was posted with
+    return { firmware: { ...firmware, check: { device_type: check.deviceTypeHex, fw_version: check.fwVersion } } }
   }
   const params = Object.entries(spec.set.params).map(([name, value]) => [name, isSecret(name) ? '***' : value])
   return { set: { name: spec.set.name, params: Object.fromEntries(params) }, verify: spec.verify }

@@ -19,7 +19,7 @@ import { CommandDesk } from '../command-desk.ts'
 import { SqlCommandStore } from '../command-store.ts'
 import { CommandService } from '../commands/service.ts'
 import { createLog } from '../log.ts'
-import { type JobRequest, Jobs } from './jobs.ts'
+import { type JobRequest, Jobs, shownSpec } from './jobs.ts'
 import { JobRunner } from './runner.ts'
 import type { JobSpec } from './spec.ts'
 
@@ -251,4 +251,52 @@ test('a command whose row is gone is dead, and its job goes on', async () => {
   await rounds()
   const [first, second] = await devicesOf(jobId)
   assert.deepEqual([first!.outcome, first!.reason, second!.state], ['dead', 'command_gone', 'running'])
+})
+
+test('too many failures pause a job while something is left to be kept from, and no longer', async () => {
+  const ids = ['04000501', '04000502', '04000503']
+  await addDevices('default', ...ids)
+  const set = { name: 'setSilent', params: { silent: 1 } }
+  const spec: JobSpec = { kind: 'parameters', set, verify: false }
+  const jobOf = async (jobId: string) => {
+    const [job] = await database.sql<{ state: string; pause_reason: string | null; is_over: boolean }[]>`
+      select state, pause_reason, finished_at is not null as is_over from jobs where job_id = ${jobId}`
+    return [job!.state, job!.pause_reason, job!.is_over]
+  }
+  // the only wave fails as a whole: nobody could let anything go on
+  const lost = await make(spec, ids.slice(0, 1), { pauseAbovePercent: 20 })
+  await rounds()
+  await give((await devicesOf(lost))[0]!, 'refused', 'device')
+  await rounds()
+  assert.deepEqual(await jobOf(lost), ['finished', null, true])
+
+  // one failed, the other is under way: a pause, which ends with it
+  const half = await make(spec, ids.slice(0, 2), { pauseAbovePercent: 20 })
+  await rounds()
+  await give((await devicesOf(half))[0]!, 'dead', 'timeout')
+  await rounds()
+  assert.deepEqual(await jobOf(half), ['paused', 'failure_rate', false])
+  await give((await devicesOf(half))[1]!, 'acked', 'ok')
+  await rounds()
+  assert.deepEqual(await jobOf(half), ['finished', null, true])
+
+  // a wave waits behind it
+  const waits = await make(spec, ids.slice(1), { pauseAbovePercent: 20, waveSize: 1 })
+  await rounds()
+  await give((await devicesOf(waits))[0]!, 'dead', 'timeout')
+  await rounds()
+  assert.deepEqual(await jobOf(waits), ['paused', 'failure_rate', false])
+  await jobs.resume(root, waits)
+  await rounds()
+  await give((await devicesOf(waits))[1]!, 'dead', 'timeout')
+  await rounds()
+  assert.deepEqual(await jobOf(waits), ['finished', null, true])
+})
+
+test('what a job checks is shown in the words it was posted with', () => {
+  const check = { deviceTypeHex: '21', fwVersion: 641 }
+  assert.deepEqual(shownSpec({ kind: 'firmware', target: 'slave', check }), {
+    firmware: { target: 'slave', check: { device_type: '21', fw_version: 641 } },
+  })
+  assert.deepEqual(shownSpec({ kind: 'firmware', target: 'slave' }), { firmware: { target: 'slave' } })
 })

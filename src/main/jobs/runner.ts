@@ -350,15 +350,15 @@ export class JobRunner {
     const { sql, log, now } = this.#options
     const { job_id: jobId, wave, wave_size: size } = job
     const from = wave * size
-    if (job.state === 'cancelled' || from >= job.device_count) {
+    // a paused one ends as well when its last devices do: there is nothing left that anybody could let go on
+    if (job.state !== 'running' || from >= job.device_count) {
       const state = job.state === 'cancelled' ? 'cancelled' : 'finished'
       await sql`
-        update jobs set state = ${state}, finished_at = ${new Date(now())}
+        update jobs set state = ${state}, pause_reason = null, finished_at = ${new Date(now())}
         where job_id = ${jobId} and finished_at is null and state = ${job.state}
           and not exists (select from job_devices d where d.job_id = ${jobId} and d.state <> 'done')`
       return
     }
-    if (job.state !== 'running') return
     const [counts] = await sql<{ waiting: number; running: number; done: number; failed: number }[]>`
       select count(*) filter (where state = 'waiting')::int as waiting,
         count(*) filter (where state = 'running')::int as running,
@@ -366,7 +366,8 @@ export class JobRunner {
         count(*) filter (where outcome = any(${[...FAILURES]}) and finished_at > ${job.resumed_at})::int as failed
       from job_devices where job_id = ${jobId} and item_index >= ${from} and item_index < ${from + size}`
     const rules = { concurrency: job.concurrency, pauseAbovePercent: job.pause_above_percent }
-    const step = stepOfWave(counts!, rules)
+    const isLastDone = from + size >= job.device_count && counts!.waiting + counts!.running === 0
+    const step = isLastDone ? ({ kind: 'nextWave' } as const) : stepOfWave(counts!, rules)
     if (step.kind === 'pause') {
       await sql`
         update jobs set state = 'paused', pause_reason = 'failure_rate' where job_id = ${jobId} and state = 'running'`

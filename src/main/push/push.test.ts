@@ -13,6 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type ClientOptions, WebSocket } from 'ws'
 import { parseApiKeys } from '../../config/api-keys.ts'
 import { openTestDatabase, type TestDatabase } from '../../testing/database.ts'
+import { temporaryDirectory } from '../../testing/temporary-directory.ts'
 import { type Admin, createAdmin } from '../admin/admin.ts'
 import type { Sql } from '../database/connect.ts'
 import { dropEvents } from '../event-horizon.ts'
@@ -66,6 +67,7 @@ before(async () => {
     },
   })
   admin = createAdmin({
+    nonceDirectory: temporaryDirectory(),
     config: { httpHost: '127.0.0.1', httpPort: 0, requestTimeoutMs: 5_000 },
     log: createLog({ level: 'silent', serviceName: 'pilegate', env: 'test', thread: 'main' }),
     sql,

@@ -111,6 +111,7 @@ export function allowlistRoutes({ sql, isDeviceId, changed }: AllowlistRoutesOpt
       description: 'Where ALLOWLIST is on, sessions that nothing admits any more are closed.',
       params: zEntryParams,
       response: zAllowlistEntry,
+      errors: ['NOT_FOUND'],
       handle: async ({ key, params, requestId, remoteAddress }) => {
         const { kind, pattern } = params
         const entry = await sql.begin(async (tx) => {

@@ -3,6 +3,7 @@ import * as z from 'zod'
 import { PORT_STATES } from '../../../codec/facts.ts'
 import { TENANT_DEFAULT } from '../../../config/api-keys.ts'
 import { HttpError } from '../../../errors/errors.ts'
+import { isTariffProblem, parseTariff } from '../../../orders/tariff.ts'
 import { MODEL_PROFILES, profilesOfDevice } from '../../../protocols/index.ts'
 import { PRESENCE_REASONS, presenceFrom } from '../../../session/presence.ts'
 import type { Sql } from '../../database/connect.ts'
@@ -107,7 +108,11 @@ const zDeviceBody = z.strictObject({
   site: text(200),
   name: text(200),
   model_profile: text(100).describe('A name of GET /api/v1/model-profiles; null: the model decides'),
-  tariff: z.record(z.string(), z.unknown()).nullable().optional(),
+  tariff: z
+    .record(z.string(), z.unknown())
+    .nullable()
+    .optional()
+    .describe('As on POST of a charge; null: none, the device names its own amounts'),
 })
 
 const zModelProfiles = z.object({
@@ -202,6 +207,7 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
         'The first of each protocol is its default. A profile is chosen by name (PUT of a device), else for the device ' +
         'types and firmwares it names, which never changes energy_wh_per_raw.',
       response: zModelProfiles,
+      needsDatabase: false,
       handle: async () => ({
         items: MODEL_PROFILES.map(({ name, protocol, summary, energyWhPerRaw, settings, chosenFor }) => ({
           name,
@@ -282,7 +288,8 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
       summary: 'Register a device ahead, or amend it',
       description:
         'What is left out stays as it was, null clears it. 201 when the device was not known. An admin of the default ' +
-        'tenant who names a tenant reaches devices of every tenant: this is how devices are given to tenants and taken back.',
+        'tenant who names a tenant reaches devices of every tenant: this is how devices are given to tenants and taken back. ' +
+        'What happened before stays with the tenant it was given by, and so does an order that began before.',
       params: zDeviceParams,
       body: zDeviceBody,
       response: zDevice,
@@ -300,6 +307,7 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
           throw new HttpError('INVALID_ARGUMENT', `body.model_profile: one of ${names.join(', ')}`, {
             model_profiles: names,
           })
+        if (body.tariff !== undefined && body.tariff !== null) checkTariff(body.tariff)
         const mayReachAll = key.tenant === TENANT_DEFAULT && body.tenant !== undefined
         const tenant = body.tenant ?? key.tenant
         const { tenant: _, ...given } = body
@@ -314,7 +322,8 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
           const made = await tx`
             insert into devices (device_id, tenant_id) values (${deviceId}, ${tenant}) on conflict do nothing`
           const changed = await tx`
-            update devices set updated_at = now(), tenant_id = ${tenant}
+            update devices set updated_at = now(), tenant_id = ${tenant},
+              tenant_since = case when tenant_id = ${tenant} then tenant_since else ${new Date(parts.now())} end
               ${assignments(tx, amended)}
             where device_id = ${deviceId} ${mayReachAll ? tx`` : tx`and tenant_id = ${key.tenant}`}`
           // of another tenant: as if it did not exist
@@ -334,6 +343,18 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
       },
     }),
   ]
+}
+
+/** @throws HttpError INVALID_ARGUMENT with the details a charge would be refused with */
+function checkTariff(json: unknown): void {
+  const tariff = parseTariff(json)
+  if (!isTariffProblem(tariff)) return
+  const { at, problem } = tariff
+  throw new HttpError('INVALID_ARGUMENT', `tariff: ${at}: ${problem}`, {
+    reason: 'tariff_invalid',
+    field: at.startsWith('tariff') ? at : `tariff.${at}`,
+    problem,
+  })
 }
 
 interface PortRow {
@@ -371,8 +392,10 @@ async function completed(parts: DeviceParts, rows: readonly DeviceRow[]): Promis
     sql<PortRow[]>`
       select p.device_id, p.socket, p.port, p.state, p.state_raw, p.fault, p.power_w, p.voltage_v, p.current_a,
         p.energy_wh, p.temperature_c, p.at, o.order_no
-      from ports p
+      from ports p join devices d on d.device_id = p.device_id
       left join orders o on o.device_id = p.device_id and o.socket = p.socket and o.port = p.port
+        -- an order that began before the device was given away is another tenant's
+        and o.tenant_id = d.tenant_id
         -- where numbers repeat (BKV) the minute of the start stands behind them
         and split_part(o.order_key, '@', 1) = p.wire_hex and o.state in ('starting', 'charging', 'stopping')
       where p.device_id = any(${ids}) order by p.device_id, p.socket, p.port`,

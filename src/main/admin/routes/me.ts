@@ -57,6 +57,7 @@ export function meRoutes({ sql, gateway: { record, allowlist }, version }: MePar
       role: 'viewer',
       summary: 'The key that asks: its role and tenant',
       response: zMe,
+      needsDatabase: false,
       handle: ({ key }) => ({
         key_id: key.id,
         role: key.role,

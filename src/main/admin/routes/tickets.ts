@@ -21,6 +21,7 @@ export function ticketRoutes({ tickets }: { readonly tickets: Tickets }): readon
       description: 'Browsers cannot send a key with a WebSocket. It stands for the key that made it, once, for 30 s.',
       response: zTicket,
       status: 201,
+      needsDatabase: false,
       handle: ({ key }) => {
         const { ticket, untilMs } = tickets.make(key)
         return { ticket, expires_at: timeOf(new Date(untilMs)), expires_in_s: TICKET_MS / 1_000 }
@@ -39,7 +40,7 @@ export function ticketRoutes({ tickets }: { readonly tickets: Tickets }): readon
         'narrowest topic that fits (alarm, order, one device, all devices). With `after` everything behind that cursor comes first. A ' +
         'subscriber that lets too much wait unread is sent {"op":"lagging"} and closed with 4008: connect again with the ' +
         'last cursor as `after`. Messages have at most 65536 bytes, a connection at most 100 topics.',
-      contentType: 'application/json',
+      status: 101,
       errors: ['INVALID_ARGUMENT', 'UNAUTHENTICATED', 'UNAVAILABLE'],
       handle: () => {
         throw new HttpError('INVALID_ARGUMENT', 'this is a WebSocket: send Upgrade: websocket')

@@ -15,7 +15,8 @@ import { HttpError } from '../../../errors/errors.ts'
 import { EVENT_TYPES, eventObjectOf } from '../../../events/event-object.ts'
 import { type GuardOptions, refusalOf } from '../../../webhooks/address-guard.ts'
 import { makeSecret } from '../../../webhooks/sign.ts'
-import type { Sql, TransactionSql } from '../../database/connect.ts'
+import { digestOf } from '../../commands/service.ts'
+import { databaseErrorCode, type Sql, type TransactionSql } from '../../database/connect.ts'
 import { writeAudit } from '../audit.ts'
 import { defineRoute, type Route } from '../route.ts'
 import {
@@ -40,6 +41,7 @@ export interface WebhookParts {
 const STATUSES = ['active', 'paused', 'stopped'] as const
 const DELIVERY_STATUSES = ['pending', 'delivered', 'dead', 'cancelled'] as const
 const ENDPOINTS_MAX = 100
+const UNIQUE_VIOLATION = '23505'
 /** Deliveries of one redelivery by window. */
 const WINDOW_EVENTS_MAX = 10_000
 const OVERLAP_S_DEFAULT = 86_400
@@ -225,16 +227,31 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
       summary: 'Make an endpoint; the answer shows its secret, once',
       description:
         'Gets every event from now on that its filter wants. Each request is signed twice: X-Signature as in this API, ' +
-        'webhook-signature by Standard Webhooks. Deliver once by event_id: a request may come again.',
+        'webhook-signature by Standard Webhooks. Deliver once by event_id: a request may come again. A repeat by ' +
+        'Idempotency-Key is answered with the endpoint as it is now, its secret included, until it is removed.',
       body: zCreate,
       response: zWebhookWithSecret,
       status: 201,
-      errors: ['FAILED_PRECONDITION'],
-      handle: async ({ key, body, requestId, remoteAddress }) => {
-        const url = checkUrl(body.url)
-        const id = `wh_${randomUUID().replaceAll('-', '')}`
-        const secret = makeSecret()
-        const row = await sql.begin(async (tx) => {
+      takesIdempotencyKey: true,
+      errors: ['CONFLICT', 'FAILED_PRECONDITION'],
+      handle: async ({ key, body, requestId, remoteAddress, idempotencyKey }) => {
+        const digest = digestOf('webhook', '', body)
+        const make = async (tx: TransactionSql) => {
+          if (idempotencyKey !== undefined) {
+            const [earlier] = await tx<(WebhookRow & { secret: string; request_digest: string })[]>`
+              select ${columns}, secret, request_digest from webhook_endpoints
+              where tenant_id = ${key.tenant} and idempotency_key = ${idempotencyKey}`
+            if (earlier !== undefined) {
+              const { secret, request_digest: earlierDigest, ...row } = earlier
+              if (earlierDigest === digest) return { ...webhookOf(row), secret }
+              throw new HttpError('CONFLICT', 'this Idempotency-Key belongs to another webhook', {
+                id: row.endpoint_id,
+              })
+            }
+          }
+          const url = checkUrl(body.url)
+          const id = `wh_${randomUUID().replaceAll('-', '')}`
+          const secret = makeSecret()
           await tx`insert into tenants (tenant_id, name) values (${key.tenant}, ${key.tenant}) on conflict do nothing`
           const [{ count } = { count: 0 }] = await tx<{ count: number }[]>`
             select count(*)::int as count from webhook_endpoints where tenant_id = ${key.tenant}`
@@ -243,9 +260,10 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
           const [made] = await tx<WebhookRow[]>`
             insert into webhook_endpoints
               (endpoint_id, tenant_id, url, description, event_types, device_ids, retry_schedule_s, timeout_ms,
-                concurrency, secret, created_by, from_cursor)
+                concurrency, secret, created_by, idempotency_key, request_digest, from_cursor)
             values (${id}, ${key.tenant}, ${url}, ${body.description ?? null}, ${body.event_types}, ${body.device_ids},
-              ${body.retry_schedule_s}, ${timeoutMsOf(body.timeout_s)}, ${body.concurrency}, ${secret}, ${key.id}, (select coalesce(max(cursor), 0) from events))
+              ${body.retry_schedule_s}, ${timeoutMsOf(body.timeout_s)}, ${body.concurrency}, ${secret}, ${key.id},
+              ${idempotencyKey ?? null}, ${digest}, (select coalesce(max(cursor), 0) from events))
             returning ${columns}`
           await writeAudit(tx, {
             key,
@@ -255,9 +273,15 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
             remoteAddress,
             details: { ...body, url },
           })
-          return made!
-        })
-        return { ...webhookOf(row), secret }
+          return { ...webhookOf(made!), secret }
+        }
+        try {
+          return await sql.begin(make)
+        } catch (error) {
+          // the same request was faster by a moment: its answer is there now
+          if (databaseErrorCode(error) !== UNIQUE_VIOLATION) throw error
+          return await sql.begin(make)
+        }
       },
     }),
     defineRoute({
@@ -441,6 +465,8 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
         const given = [deliveryId !== undefined, eventId !== undefined, from !== undefined || to !== undefined]
         if (given.filter(Boolean).length !== 1 || (from === undefined) !== (to === undefined))
           throw new HttpError('INVALID_ARGUMENT', 'body: exactly one of delivery_id, event_id, or from with to')
+        if (from !== undefined && to !== undefined && from > to)
+          throw new HttpError('INVALID_ARGUMENT', 'body.from: is later than to')
         const ids = await sql.begin(async (tx) => {
           refuseStopped(await find(tx, params.id, key.tenant))
           let queued: readonly number[]
