@@ -351,7 +351,7 @@ export function hexSize(value: unknown, name: string): number {
   return value.length / 2
 }
 
-export function isBcd(bytes: Uint8Array, from: number, to: number): boolean {
+function isBcd(bytes: Uint8Array, from: number, to: number): boolean {
   for (let at = from; at < to; at++) {
     const byte = bytes[at] as number
     if (byte >> 4 > 9 || (byte & 15) > 9) return false

@@ -51,7 +51,7 @@ export function chooseProfile<P extends ModelProfile>(
   return profileNamed(profiles, explicit) ?? profiles.find((profile) => isChosenFor(profile, model)) ?? profiles[0]!
 }
 
-export function profileNamed<P extends ModelProfile>(profiles: readonly P[], name: string | null): P | undefined {
+function profileNamed<P extends ModelProfile>(profiles: readonly P[], name: string | null): P | undefined {
   return name === null ? undefined : profiles.find((profile) => profile.name === name)
 }
 

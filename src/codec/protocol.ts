@@ -165,12 +165,20 @@ export interface Uplink extends CommandBase {
   readonly isRepeatable?: true
 }
 
+/**
+ * `result.withinMs` of a command that has no time of its own. There the lane waits as long as ACK_TIMEOUT_MS says; any
+ * other value is meant as it is (firmware). AP3000 section 5 says 15 s; BKV states none, its live answers took 1.05 s and
+ * 3.4 s (section 3).
+ */
+export const RESULT_WITHIN_MS = 15_000
+
 export interface Downlink extends CommandBase {
   readonly direction: 'downlink'
   /** Which uplink is its result, how long to wait, how often to send in all. 'none': nothing answers. */
   readonly result:
     | {
         readonly by: string
+        /** {@link RESULT_WITHIN_MS}, or a time of this command's own. */
         readonly withinMs: number
         readonly tries: number
         /** Another uplink that some models send instead, on their own and so without our message id. */

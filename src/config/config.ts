@@ -48,7 +48,7 @@ const choice = <const T extends readonly [string, ...string[]]>(
   schema: z.enum(values) as unknown as z.ZodType<T[number], T[number]>,
   initial: () => initial,
   unit: 'text',
-  rule: values.length === 1 ? `only ${values[0]}` : `one of ${values.join(', ')}`,
+  rule: `one of ${values.join(', ')}`,
   meaning,
 })
 const path = (meaning: string) => ({
@@ -198,7 +198,12 @@ const KEYS = {
     'bytes',
     'a device that lets more than this wait unread is closed',
   ),
-  cardLookupTimeoutMs: ms(2_000, 50, 60_000, 'a card question without an answer by then stays unanswered'),
+  cardLookupTimeoutMs: ms(
+    2_000,
+    50,
+    60_000,
+    'a card question without an answer by then is refused (BKV) or stays unanswered (AP3000)',
+  ),
   record: choice(['all', 'errors', 'off'], 'off', 'which frames are kept as bytes under DATA_DIR/frames'),
   recordBytesMax: count(
     4_294_967_296,
@@ -330,7 +335,7 @@ export type Config = Readonly<z.output<typeof ConfigSchema>>
 export const environmentName = (key: string) => key.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase()
 
 /** What a reader of the README is told about a key. */
-export const CONFIG_KEYS: readonly {
+const CONFIG_KEYS: readonly {
   readonly key: ConfigKey
   readonly env: string
   readonly initial: string
@@ -407,7 +412,7 @@ export function loadConfig(environment: Readonly<Record<string, string | undefin
   }
   for (const name of Object.keys(environment))
     if (OUR_PREFIXES.some((prefix) => name.startsWith(prefix)) && !CONFIG_KEYS.some(({ env }) => env === name))
-      problems.push({ key: name, value: MASK, rule: `unknown name${didYouMean(name)}` })
+      problems.push({ key: name, value: MASK, rule: `unknown name${didYouMean(name, 'env')}` })
 
   const parsed = ConfigSchema.safeParse(merged)
   if (!parsed.success) for (const issue of parsed.error.issues) problems.push(...problemsOf(issue, merged, names))
@@ -471,7 +476,7 @@ function problemsOf(
   names: ReadonlyMap<string, string>,
 ): ConfigProblem[] {
   if (issue.code === 'unrecognized_keys')
-    return issue.keys.map((key) => ({ key, value: MASK, rule: `unknown key${didYouMean(key)}` }))
+    return issue.keys.map((key) => ({ key, value: MASK, rule: `unknown key${didYouMean(key, 'key')}` }))
   const key = String(issue.path[0]) as ConfigKey
   const { rule, isSecret }: Key<z.ZodType> = KEYS[key]
   return [
@@ -483,18 +488,21 @@ function problemsOf(
   ]
 }
 
-/** The known name that differs least, if it is near enough to be meant. */
-function didYouMean(unknown: string): string {
+/**
+ * The known name that differs least, if it is near enough to be meant.
+ * @param form as names are written where this one stood: `key` in the file, `env` in the environment
+ */
+function didYouMean(unknown: string, form: 'key' | 'env'): string {
   const plain = (name: string) =>
     name
       .replace(/^PILEGATE_/, '')
       .replace(/_/g, '')
       .toLowerCase()
   let nearest: { name: string; distance: number } | undefined
-  for (const { key, env } of CONFIG_KEYS) {
-    const distance = editDistance(plain(unknown), plain(key))
+  for (const known of CONFIG_KEYS) {
+    const distance = editDistance(plain(unknown), plain(known.key))
     if (distance > 3 || (nearest !== undefined && nearest.distance <= distance)) continue
-    nearest = { name: /[a-z]/.test(unknown) ? key : env, distance }
+    nearest = { name: known[form], distance }
   }
   return nearest === undefined ? '' : `; did you mean ${nearest.name}?`
 }
@@ -508,14 +516,4 @@ function editDistance(a: string, b: string): number {
     row = next
   }
   return row[b.length]!
-}
-
-/** The configuration as it may be logged. */
-export function printableConfig(config: Config): Readonly<Record<ConfigKey, unknown>> {
-  return Object.fromEntries(
-    (Object.entries(KEYS) as [ConfigKey, Key<z.ZodType>][]).map(([name, key]) => [
-      name,
-      key.isSecret === true && config[name] !== null ? MASK : config[name],
-    ]),
-  ) as Record<ConfigKey, unknown>
 }

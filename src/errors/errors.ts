@@ -49,10 +49,6 @@ export class GatewayError extends Error {
     this.code = code
     this.details = options.details ?? {}
   }
-
-  get blame(): (typeof ERRORS)[ErrorCode]['blame'] {
-    return ERRORS[this.code].blame
-  }
 }
 
 /** What an HTTP caller may be told: code and status. */

@@ -5,7 +5,7 @@
 export const LOG_EVENTS = {
   'acceptor.failed': 'the acceptor thread ended by itself or cannot listen',
   'acceptor.replaced': 'a new acceptor thread listens',
-  'card.unanswered': 'a card question got no answer from the database; the device decides by itself',
+  'card.unanswered': 'a card question got no answer from the database; BKV refuses the card, AP3000 is not answered',
   'command.unended': 'the fate of a command that no shard has could not be stored; tried again',
   'command.unusable': 'a stored command can never be sent (another release, or by hand); it ends dead',
   'commands.loaded': 'commands without a fate were found at the start and are picked up',

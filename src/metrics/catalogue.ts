@@ -42,14 +42,14 @@ export const ORDER_OUTCOMES = [
   'overdrawn',
   'refused_move',
 ] as const
-export const IDENTIFY_FAILURES = ['identify_timeout', 'unknown_protocol'] as const
+const IDENTIFY_FAILURES = ['identify_timeout', 'unknown_protocol'] as const
 /** What became of an attempt to deliver a webhook: failed is tried again; stopped: 410, and its endpoint with it. */
 export const WEBHOOK_RESULTS = ['delivered', 'failed', 'dead', 'stopped'] as const
 /** What became of an event on its way to Kafka; refused: too large for the brokers, left out. */
 export const KAFKA_RESULTS = ['produced', 'refused'] as const
 /** Why brokers did not take a batch; all but `record` are tried again. */
 export const KAFKA_FAILURES = ['unreachable', 'access', 'topic', 'record', 'other'] as const
-/** Tables that lose old rows (src/main/retention.ts), day partitions excepted. */
+/** Tables that lose old rows (src/main/retention.ts), day partitions and webhook deliveries excepted. */
 export const RETENTION_TABLES = [
   'outbound_queue',
   'jobs',
@@ -260,7 +260,7 @@ export const METRICS = {
   retention_rows_total: {
     from: 'threads',
     type: 'counter',
-    help: 'Rows dropped because they were older than RETENTION_DAYS_… says',
+    help: 'Rows dropped because they were older than RETENTION_DAYS_… says; day partitions and webhook deliveries excepted',
     labels: ['table'],
     combinations: () => each(RETENTION_TABLES),
   },

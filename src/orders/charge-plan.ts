@@ -48,6 +48,7 @@ export interface ChargePlan {
   readonly wireHex: string
   readonly gatewayLimits: GatewayLimits | null
 }
+type StopPlan = Pick<ChargePlan, 'name' | 'fields'>
 export interface Refusal {
   readonly code: 'INVALID_ARGUMENT' | 'FAILED_PRECONDITION'
   /** Stable word. */
@@ -69,24 +70,24 @@ const BKV_SOCKET_MAX = 250
 
 /** Plans a start. Pure; the fields are within the limits of the downlink, so that encoding them does not throw. */
 export function chargePlan(protocol: ProtocolName, request: ChargeRequest): ChargePlan | Refusal {
-  return argumentProblem(request) ?? (protocol === 'ap3000' ? ap3000Plan(request) : bkvPlan(request))
+  const problem = argumentProblem(request)
+  if (problem !== undefined) return problem
+  // no default, here and in stopPlan: a third name does not compile until somebody has said how it starts and stops
+  switch (protocol) {
+    case 'ap3000':
+      return ap3000Plan(request)
+    case 'bkv':
+      return bkvPlan(request)
+  }
 }
 
 /** Plans a stop. `wireHex`: of the running order; AP3000 refuses any other, BKV has no use for it. */
-export function stopPlan(
-  protocol: ProtocolName,
-  port: number,
-  socket: number,
-  wireHex: string,
-): { readonly name: string; readonly fields: Fields } | Refusal {
-  const where = protocol === 'ap3000' ? ap3000PlaceProblem(port, socket) : bkvPlaceProblem(port, socket)
-  if (where !== undefined) return where
-  if (protocol === 'bkv') return { name: 'control', fields: bkvControl(port, socket, 0, TIME, 0, 0) }
-  if (!/^[0-9a-f]{32}$/.test(wireHex))
-    return precondition('order_unknown', 'the stop has to name the running order, and none is known')
-  return {
-    name: 'startCharge',
-    fields: { ...GROWN, shortCircuitCheck: 0, port: port - 1, command: 0, orderHex: wireHex },
+export function stopPlan(protocol: ProtocolName, port: number, socket: number, wireHex: string): StopPlan | Refusal {
+  switch (protocol) {
+    case 'ap3000':
+      return ap3000Stop(port, socket, wireHex)
+    case 'bkv':
+      return bkvPlaceProblem(port, socket) ?? { name: 'control', fields: bkvControl(port, socket, 0, TIME, 0, 0) }
   }
 }
 
@@ -201,6 +202,17 @@ function ap3000Plan(request: ChargeRequest): ChargePlan | Refusal {
     },
     wireHex: number.wireHex,
     gatewayLimits: amountFen === undefined ? null : { amountFen },
+  }
+}
+
+function ap3000Stop(port: number, socket: number, wireHex: string): StopPlan | Refusal {
+  const where = ap3000PlaceProblem(port, socket)
+  if (where !== undefined) return where
+  if (!/^[0-9a-f]{32}$/.test(wireHex))
+    return precondition('order_unknown', 'the stop has to name the running order, and none is known')
+  return {
+    name: 'startCharge',
+    fields: { ...GROWN, shortCircuitCheck: 0, port: port - 1, command: 0, orderHex: wireHex },
   }
 }
 

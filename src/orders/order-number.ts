@@ -1,10 +1,11 @@
 /**
  * Order numbers on the wire. AP3000 carries any 16 bytes and gives them back untouched (section 7, 03); BKV carries none.
  *
- * The rule, from which it follows that no two of our numbers share their bytes: a number is accepted only in the one
- * form in which its bytes are read back. Up to 16 printable ASCII characters (no blank) are those, padded with zeros;
- * 32 lower-case hex digits are these bytes, unless the bytes would be read back as text.
+ * The rule, from which it follows that no two of our numbers share their bytes: up to 16 printable ASCII characters (no
+ * blank) are those, padded with zeros; 32 lower-case hex digits are these bytes, unless they are the bytes of a text.
+ * README.md says how numbers come back.
  */
+import { textOfOrder } from '../codec/order-text.ts'
 
 export const ORDER_NO_CHARS_MAX = 32
 const WIRE_BYTES = 16
@@ -29,19 +30,9 @@ export function wireOrderNumber(orderNo: string): WireOrderNumber {
       'this protocol carries 16 bytes: order_no needs at most 16 printable ASCII characters, or 32 lower-case hex digits',
     )
   if (/^(?:0+|f+)$/.test(orderNo)) return refused('order_no_blank', 'all zeros or all ff mean that there is no order')
-  const text = textOfWire(orderNo)
+  const text = textOfOrder(orderNo)
   if (text !== undefined) return refused('order_no_ambiguous', `these bytes are the order number ${text}`)
   return { wireHex: orderNo }
-}
-
-/** The inverse: the number whose bytes these are. `wireHex`: 32 lower-case hex digits, not blank. */
-export function orderNoOfWire(wireHex: string): string {
-  return textOfWire(wireHex) ?? wireHex
-}
-
-function textOfWire(wireHex: string): string | undefined {
-  const match = /^((?:2[1-9a-f]|[3-6][0-9a-f]|7[0-9a-e])+)(?:00)*$/.exec(wireHex)
-  return match === null ? undefined : Buffer.from(match[1] as string, 'hex').toString('latin1')
 }
 
 function refused(reason: string, message: string): WireOrderNumber {

@@ -8,8 +8,6 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import {
-  allowedFrom,
-  changingFrom,
   illegalTable,
   ORDER_EVENT_NAMES,
   ORDER_STATES,
@@ -81,23 +79,6 @@ test('what is illegal is a value with a reason that names both', () => {
   assert.ok('illegal' in transition('charging', 'timed_out'))
   assert.ok('illegal' in transition('settled', 'progress'))
   assert.ok('illegal' in transition('pending', 'stop_sent'))
-})
-
-test('allowedFrom and changingFrom are the table', () => {
-  for (const event of ORDER_EVENT_NAMES)
-    for (const state of ORDER_STATES) {
-      const found = transition(state, event)
-      assert.equal(allowedFrom(event).includes(state), !('illegal' in found))
-      for (const to of ORDER_STATES)
-        assert.equal(
-          changingFrom(event, to).includes(state),
-          !('illegal' in found) && found.to === to && found.versionStep === 1,
-        )
-    }
-  assert.deepEqual(allowedFrom('settled'), ['pending', 'starting', 'charging', 'stopping', 'failed', 'cancelled'])
-  assert.deepEqual(allowedFrom('real_settlement_after_estimate'), ['settled'])
-  assert.deepEqual(changingFrom('progress', 'charging'), ['pending', 'starting', 'failed', 'cancelled'])
-  assert.deepEqual(changingFrom('stop_sent', 'stopping'), ['charging'])
 })
 
 test('any row of events: settled stays settled, nothing is settled without a settlement, versions count changes', () => {

@@ -1,6 +1,6 @@
 /**
  * The life of an order as one table: which event leads from which state to which, and why the others do not. Pure; the
- * SQL that writes orders takes `allowedFrom` for its `state = any($1)`, so that code and database cannot disagree.
+ * order book moves orders by nothing else.
  *
  *     pending -> starting -> charging -> stopping -> settled          or failed, cancelled     (contract 3)
  *
@@ -203,19 +203,6 @@ export function transition(state: OrderState, event: OrderEvent): LegalTransitio
   if (typeof cell !== 'string') return { illegal: true, why: `${event} in ${state}: ${cell.why}` }
   const isCorrection = event === 'real_settlement_after_estimate'
   return { to: cell, versionStep: cell !== state || isCorrection ? 1 : 0, isCorrection }
-}
-
-/** @returns the states in which the event is legal, also where it changes nothing; for `state = any($1)` */
-export function allowedFrom(event: OrderEvent): OrderState[] {
-  return ORDER_STATES.filter((state) => typeof TABLE[event][state] === 'string')
-}
-
-/** @returns the states that the event leads to `to`, `to` itself only when that is a correction; for `state = any($1)` */
-export function changingFrom(event: OrderEvent, to: OrderState): OrderState[] {
-  return ORDER_STATES.filter((state) => {
-    const found = transition(state, event)
-    return !('illegal' in found) && found.to === to && found.versionStep === 1
-  })
 }
 
 /** Which event a settlement from the device is. `isEstimated`: `orders.estimated`. */

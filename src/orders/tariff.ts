@@ -287,7 +287,7 @@ function figure(value: number, name: string, max: number): number {
 }
 
 /** The tier a power belongs to. */
-export function tierOf(tiers: readonly PowerTier[], powerW: number): PowerTier {
+function tierOf(tiers: readonly PowerTier[], powerW: number): PowerTier {
   return tiers.find((tier) => powerW <= tier.maxPowerW) ?? (tiers.at(-1) as PowerTier)
 }
 

@@ -10,7 +10,7 @@
  * charge within one ack timeout makes it acked. A start is never repeated blindly: see `#mayRepeat`.
  */
 import type { Fact } from '../codec/facts.ts'
-import type { Downlink, Fields, Protocol } from '../codec/protocol.ts'
+import { type Downlink, type Fields, type Protocol, RESULT_WITHIN_MS } from '../codec/protocol.ts'
 import type { Moment } from './effects.ts'
 import { isBlankOrder } from './order-key.ts'
 
@@ -70,9 +70,6 @@ export interface LaneOptions {
   readonly ackTimeoutMs: number
   readonly retries: number
 }
-
-/** The table's default; a table entry with another value means it (firmware). */
-export const TABLE_ACK_MS = 15_000
 
 /** What waits for something else than time (a commit, room in the ledger) is looked at this often. */
 const RETRY_MS = 250
@@ -331,7 +328,7 @@ export class CommandLane {
   }
 
   #withinMs({ downlink }: LaneCommand): number {
-    if (downlink.result === 'none' || downlink.result.withinMs === TABLE_ACK_MS) return this.#options.ackTimeoutMs
+    if (downlink.result === 'none' || downlink.result.withinMs === RESULT_WITHIN_MS) return this.#options.ackTimeoutMs
     return downlink.result.withinMs
   }
 

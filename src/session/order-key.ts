@@ -1,5 +1,6 @@
 /** Names of orders that come from devices: what two reports of one order share, and what we call it outside. */
 import type { Fact, OrderRef } from '../codec/facts.ts'
+import { textOfOrder } from '../codec/order-text.ts'
 import type { Protocol } from '../codec/protocol.ts'
 import { eventIdOf } from '../events/event-id.ts'
 
@@ -29,16 +30,18 @@ export function wireKeyOf(order: OrderRef, protocol: Protocol): string {
   return protocol.reusesOrderNumbers === true ? REUSED_MARK + order.wireHex : order.wireHex
 }
 
+/** Fewer printable bytes are as likely a counter of the device as a text. */
+const ORDER_TEXT_CHARS_MIN = 4
+
 /**
- * Our order number for an order we did not start: the wire number as text where it is printable ASCII (zero padding
- * dropped), else its hex; for a blank one a digest of device, port and key.
+ * Our order number for an order we did not start: the wire number as text where it is one of at least four characters,
+ * else its hex; for a blank one a digest of device, port and key.
  */
 export function orderNoOf(order: OrderRef, orderKey: string, deviceId: string): string {
   const { wireHex } = order
   if (isBlankOrder(wireHex)) return `${deviceId}-${order.port}-${eventIdOf(orderKey).slice(0, 12)}`
   // four digits name an order inside one port of one device only
   if (wireHex.length < 16) return `${deviceId}-${order.socket}-${order.port}-${wireHex}`
-  const trimmed = wireHex.replace(/(?:00)+$/, '')
-  const isPrintable = trimmed.length >= 8 && /^(?:2[1-9a-f]|[3-6][0-9a-f]|7[0-9a-e])+$/.test(trimmed)
-  return isPrintable ? Buffer.from(trimmed, 'hex').toString('latin1') : wireHex
+  const text = textOfOrder(wireHex)
+  return text !== undefined && text.length >= ORDER_TEXT_CHARS_MIN ? text : wireHex
 }

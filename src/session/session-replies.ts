@@ -161,7 +161,7 @@ export class SessionReplies {
     this.#world.effects.askCard({ questionId, deviceId: session.record.deviceId, cardId, socket, port, messageId })
   }
 
-  /** @param answer undefined: the cards table could not be asked; the device is not answered and decides by itself */
+  /** @param answer undefined: the cards table could not be asked; BKV refuses the card, AP3000 is not answered */
   cardAnswered(questionId: number, answer: CardAnswer | undefined, now: Moment): void {
     const pending = this.#cards.get(questionId)
     if (pending === undefined) return
@@ -187,7 +187,7 @@ export class SessionReplies {
     this.#send(session, downlink, frame, pending.command, pending.receivedMonoMs)
   }
 
-  /** Card questions that nobody answered in time. */
+  /** Gives up card questions that nobody answered in time. */
   tick(now: Moment): void {
     for (const pending of this.#cards.values()) {
       if (pending.dueMonoMs > now.monoMs) break

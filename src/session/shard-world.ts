@@ -15,7 +15,7 @@ export interface ShardOptions {
   readonly stateFlushMs: number
   /** The time a device was last heard is written this often when nothing else changed. */
   readonly seenFlushMs: number
-  /** A card question without an answer is forgotten after this long; the device is not answered. */
+  /** A card question without an answer is given up after this long: BKV refuses the card, AP3000 is not answered. */
   readonly cardLookupTimeoutMs: number
   readonly commands: LaneOptions
 }

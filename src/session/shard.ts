@@ -163,7 +163,7 @@ export class Shard {
     this.#commands.durableReached(position, rejected, now)
   }
 
-  /** @param answer undefined: the cards table could not be asked; the device is not answered and decides by itself */
+  /** @param answer undefined: the cards table could not be asked; BKV refuses the card, AP3000 is not answered */
   cardAnswered(questionId: number, answer: CardAnswer | undefined, now: Moment): void {
     this.#world.now = now
     this.#replies.cardAnswered(questionId, answer, now)

@@ -6,9 +6,9 @@ export const GATE = {
   /** Connections handed over by the acceptor, in order. */
   handed: { slot: 0, unit: 'count', writer: 'acceptor' },
   /** Of those, taken up by the session thread, in order; stored just before it takes the descriptor. */
-  adopted: { slot: 16, unit: 'count', writer: 'session' },
+  adopted: { slot: 16, unit: 'count', writer: 'session; main for a dead one' },
   /** Connections that have ended. */
-  ended: { slot: 32, unit: 'count', writer: 'session' },
+  ended: { slot: 32, unit: 'count', writer: 'session; main for a dead one' },
 } as const
 
 export const GATE_SHARD_BYTES = 256

@@ -19,7 +19,7 @@ export class Gate {
     return (shard * GATE_SHARD_BYTES) / 4 + GATE[word].slot
   }
 
-  /** Thread: acceptor for `handed`, session for the others. */
+  /** Thread: acceptor for `handed`, session for the others; `endAll` is main's. */
   add(shard: number, word: keyof typeof GATE): void {
     Atomics.add(this.#words, this.#slot(shard, word), 1)
   }

@@ -9,7 +9,7 @@ import { test } from 'node:test'
 import { type CorpusAdapter, corpusSuite, type Vector } from '../../codec/corpus-suite.ts'
 import { type NoiseReason, UNIT } from '../../codec/protocol.ts'
 import { decodeCheckChunk } from './commands/firmware.ts'
-import { temperatureOf, workModeOf } from './fields.ts'
+import { temperatureOf } from './fields.ts'
 import { ap3000 } from './table.ts'
 
 const vectors = JSON.parse(readFileSync(new URL('corpus/vectors.json', import.meta.url), 'utf8')) as readonly Vector[]
@@ -40,6 +40,14 @@ const REASONS: Readonly<Record<string, readonly NoiseReason[]>> = {
   // incomplete for ever, or a length above the cap, for which nobody waits
   incomplete: ['incomplete', 'bad_length'],
 }
+
+/** The vectors name the bits of the work mode (20); the gateway keeps its number. */
+const workModeOf = (raw: number) => ({
+  cardOnly: (raw & 1) !== 0,
+  meterChip: (raw & 2) !== 0 ? 'BL0939' : 'RN8209',
+  shortCircuitPrecheck: (raw & 4) !== 0,
+  lampMode: (raw & 8) !== 0,
+})
 
 const adapter: CorpusAdapter = {
   kindOf: ({ fields }) => KINDS[fields['kind'] as string]!,

@@ -61,21 +61,6 @@ export function hostSignalOf(raw: number): number | undefined {
   return raw > 100 ? Math.round(((raw - 100) * 31) / 97) : raw
 }
 
-/** Bits of the work mode (20). */
-export function workModeOf(raw: number): {
-  cardOnly: boolean
-  meterChip: 'BL0939' | 'RN8209'
-  shortCircuitPrecheck: boolean
-  lampMode: boolean
-} {
-  return {
-    cardOnly: (raw & 1) !== 0,
-    meterChip: (raw & 2) !== 0 ? 'BL0939' : 'RN8209',
-    shortCircuitPrecheck: (raw & 4) !== 0,
-    lampMode: (raw & 8) !== 0,
-  }
-}
-
 // ---- states and reasons ----------------------------------------------------------------------------------------
 
 interface StateWords {

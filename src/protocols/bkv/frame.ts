@@ -154,7 +154,7 @@ function readSub(bytes: Uint8Array, from: number, to: number): number {
 }
 
 /** @returns 14 BCD digits at `at` as a decimal number, or -1 when a nibble is above 9. */
-export function readGatewayNo(bytes: Uint8Array, at: number): number {
+function readGatewayNo(bytes: Uint8Array, at: number): number {
   let no = 0
   for (let i = 0; i < 7; i++) {
     const byte = bytes[at + i]!

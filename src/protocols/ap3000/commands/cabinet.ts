@@ -1,9 +1,10 @@
 /** AP3000 document, sections 7 and 8: charging cabinets: 41, 44 and 72. */
 import { downlink, uplink } from '../../../codec/command.ts'
 import { limited, optional, u8, u32le } from '../../../codec/fields.ts'
+import { RESULT_WITHIN_MS } from '../../../codec/protocol.ts'
 import { port, portOf, result } from '../fields.ts'
 import { orderHex } from './order.ts'
-import { RESULT_WITHIN_MS, resultFact, TRIES } from './result.ts'
+import { resultFact, TRIES } from './result.ts'
 
 export const cabinetHeartbeat = uplink({
   code: 0x41,

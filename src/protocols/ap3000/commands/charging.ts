@@ -1,10 +1,10 @@
 /** AP3000 document, section 8: 82 start and stop, 8A change the running order, 81 ask for status. */
 import { type Body, downlink, uplink } from '../../../codec/command.ts'
 import { fields as fieldsOf, limited, optional, u8, u16le, u32le } from '../../../codec/fields.ts'
-import type { Fields } from '../../../codec/protocol.ts'
+import { type Fields, RESULT_WITHIN_MS } from '../../../codec/protocol.ts'
 import { energy16, flag, port, portOf, power16, result, seconds16, timestamp32 } from '../fields.ts'
 import { orderHex } from './order.ts'
-import { byteResult, RESULT_WITHIN_MS, TRIES } from './result.ts'
+import { byteResult, TRIES } from './result.ts'
 
 export const askStatus = downlink({
   code: 0x81,

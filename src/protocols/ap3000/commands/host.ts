@@ -13,7 +13,7 @@ import {
   u8,
   u16le,
 } from '../../../codec/fields.ts'
-import { type DeviceMemory, type Fields, PayloadError } from '../../../codec/protocol.ts'
+import { type DeviceMemory, type Fields, PayloadError, RESULT_WITHIN_MS } from '../../../codec/protocol.ts'
 import {
   byteHex,
   energy32,
@@ -29,7 +29,7 @@ import {
 } from '../fields.ts'
 import { formatPhysId, parsePhysId } from '../frame.ts'
 import { profileOf } from '../profile.ts'
-import { byteResult, RESULT_WITHIN_MS, TRIES } from './result.ts'
+import { byteResult, TRIES } from './result.ts'
 
 // ---- 11, 17: status ----------------------------------------------------------------------------------------------
 

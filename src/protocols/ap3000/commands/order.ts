@@ -4,7 +4,7 @@ import { bytesHex, FieldError, hexSize } from '../../../codec/fields.ts'
 import type { Fields } from '../../../codec/protocol.ts'
 import { cardIdOf, originOf, portOf } from '../fields.ts'
 
-export const ORDER_BYTES = 16
+const ORDER_BYTES = 16
 /** Order numbers are any 16 bytes, not text. */
 export const orderHex = bytesHex(ORDER_BYTES)
 /** M1 UID, or the code a user typed. */

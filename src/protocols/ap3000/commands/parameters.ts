@@ -1,9 +1,9 @@
 /** AP3000 document, section 8: parameters, written by 83 to 86 and read back by 90 to 93. 94 is deleted. */
 import { downlink } from '../../../codec/command.ts'
 import { bytesHex, type Field, limited, optional, u8 } from '../../../codec/fields.ts'
-import type { Downlink, Uplink } from '../../../codec/protocol.ts'
+import { type Downlink, RESULT_WITHIN_MS, type Uplink } from '../../../codec/protocol.ts'
 import { flag, power16, seconds16, voltage16 } from '../fields.ts'
-import { byteResult, contentResult, hexCode, RESULT_WITHIN_MS, TRIES } from './result.ts'
+import { byteResult, contentResult, hexCode, TRIES } from './result.ts'
 
 type Spec = Readonly<Record<string, Field>>
 

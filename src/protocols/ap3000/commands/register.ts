@@ -22,6 +22,7 @@ export const register = uplink({
     ports: u8,
     virtualId: u8,
     deviceTypeHex: bytesHex(1),
+    // bit 0 cards only, 1 meter BL0939 (else RN8209), 2 looks for short circuits first, 3 lamp
     workModeHex: bytesHex(1),
     powerBoardVersion: optional(u16le),
     // in one documented frame only (e4 00); time-billing flag and TC mode, says another project

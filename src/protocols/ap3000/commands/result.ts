@@ -6,8 +6,7 @@ import type { Field } from '../../../codec/fields.ts'
 import type { Fields, Uplink } from '../../../codec/protocol.ts'
 import { result } from '../fields.ts'
 
-/** Section 5: ack timeout, and at most one retransmission with the same msgId unless a command says otherwise. */
-export const RESULT_WITHIN_MS = 15_000
+/** Section 5: at most one retransmission with the same msgId unless a command says otherwise. */
 export const TRIES = 2
 
 type ResultFact = Extract<Fact, { fact: 'result' }>

@@ -16,10 +16,10 @@ import {
   u32le,
   writeHex,
 } from '../../../codec/fields.ts'
-import { type Downlink, PayloadError, type Uplink } from '../../../codec/protocol.ts'
+import { type Downlink, PayloadError, RESULT_WITHIN_MS, type Uplink } from '../../../codec/protocol.ts'
 import { flag, port, result } from '../fields.ts'
 import { DATA_BYTES_MAX } from '../frame.ts'
-import { byteResult, hexCode, RESULT_WITHIN_MS, resultFact, TRIES } from './result.ts'
+import { byteResult, hexCode, resultFact, TRIES } from './result.ts'
 
 /** A result that was lost in the reboot it announces must not lead to a second reboot. */
 const REBOOT_TRIES = 1

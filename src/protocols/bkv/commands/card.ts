@@ -5,12 +5,13 @@
 import { type Body, downlink, uplink } from '../../../codec/command.ts'
 import type { Fact } from '../../../codec/facts.ts'
 import { bytesHex, limited, u8, u16be, u32be } from '../../../codec/fields.ts'
+import { RESULT_WITHIN_MS } from '../../../codec/protocol.ts'
 import { CODE_SOCKET } from '../frame.ts'
 import { innerBody, listOfU16 } from '../inner.ts'
 import { profileOf } from '../profile.ts'
 import { cardOrderNo, orderRef, originOf, rememberCardOrder, settlementOf } from '../readings.ts'
 import { METER, PORT_HEAD, POWER_TIERS, RESULT, SOCKET_HEAD, WIRE_PORT } from '../shapes.ts'
-import { ACK_WITHIN_MS, resultFact } from './network.ts'
+import { resultFact } from './network.ts'
 import { endAckReply, POWER_MODE } from './socket.ts'
 
 const TIME_MODE = 1
@@ -96,7 +97,7 @@ export const cardOrder = downlink({
   section: '6',
   summary: 'order for a card, or its refusal',
   body: orderBody,
-  result: { by: 'cardOrderConfirm', withinMs: ACK_WITHIN_MS, tries: 1 },
+  result: { by: 'cardOrderConfirm', withinMs: RESULT_WITHIN_MS, tries: 1 },
 })
 
 /** Copies the sequence of the order. It names no business number: that of the last swipe on this port is meant. */

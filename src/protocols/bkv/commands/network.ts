@@ -13,13 +13,11 @@ import {
   u8,
   u16be,
 } from '../../../codec/fields.ts'
-import type { Fields } from '../../../codec/protocol.ts'
+import { type Fields, RESULT_WITHIN_MS } from '../../../codec/protocol.ts'
 import { CODE_HEARTBEAT, CODE_NETWORK, CODE_OTA } from '../frame.ts'
 import { innerBody, listOf } from '../inner.ts'
 import { beijingDigits, RESULT } from '../shapes.ts'
 
-/** No ack time is stated; live answers took 1.05 s and 3.4 s. Section 3. */
-export const ACK_WITHIN_MS = 15_000
 /** Data of the largest frame, bytes. */
 export const DATA_BYTES_MAX = 4_079
 
@@ -69,7 +67,7 @@ export const refreshNodes = downlink({
   section: '5',
   summary: 'replaces the list of sockets',
   body: innerBody(0x08, { channel: limited(u8, { min: 1, max: 15 }) }, listOf('nodes', 'toEnd', 250, NODE)),
-  result: { by: 'refreshNodesResult', withinMs: ACK_WITHIN_MS, tries: 2 },
+  result: { by: 'refreshNodesResult', withinMs: RESULT_WITHIN_MS, tries: 2 },
 })
 
 export const addNode = downlink({
@@ -79,7 +77,7 @@ export const addNode = downlink({
   section: '5',
   summary: 'adds one socket',
   body: innerBody(0x09, NODE),
-  result: { by: 'addNodeResult', withinMs: ACK_WITHIN_MS, tries: 2 },
+  result: { by: 'addNodeResult', withinMs: RESULT_WITHIN_MS, tries: 2 },
 })
 
 /** The guide omits the format; one byte, the socket number, is the natural reading. */
@@ -90,7 +88,7 @@ export const deleteNode = downlink({
   section: '5',
   summary: 'removes one socket (format inferred)',
   body: innerBody(0x0a, { socket: NODE.socket }),
-  result: { by: 'deleteNodeResult', withinMs: ACK_WITHIN_MS, tries: 2 },
+  result: { by: 'deleteNodeResult', withinMs: RESULT_WITHIN_MS, tries: 2 },
 })
 
 const nodesResult = (sub: number, downlinkName: string) =>

@@ -2,14 +2,13 @@
 import { type Body, downlink, uplink } from '../../../codec/command.ts'
 import type { Fact } from '../../../codec/facts.ts'
 import type { ParameterDescription } from '../../../codec/fields.ts'
-import { type DeviceMemory, type Fields, PayloadError } from '../../../codec/protocol.ts'
+import { type DeviceMemory, type Fields, PayloadError, RESULT_WITHIN_MS } from '../../../codec/protocol.ts'
 import { decodePayload, encodePayload, KEY_BYTES, type PayloadShape } from '../entries.ts'
 import { CODE_PAYLOAD } from '../frame.ts'
 import { profileOf } from '../profile.ts'
 import { factsOfSockets, isTwoBytes, numberOr, START_MODE_UNSAID, settlementOf } from '../readings.ts'
 import { beijingMs } from '../shapes.ts'
 import { faultOf, meteringBitOf, portStateOf } from '../status.ts'
-import { ACK_WITHIN_MS } from './network.ts'
 
 /** A payload needs the named keys, as numbers of the table's width, to be this command at all. */
 function payloadBody(shape: PayloadShape, needs: readonly string[] = [], units: Units = {}): Body {
@@ -279,7 +278,7 @@ export const setParameters = downlink({
   section: '7',
   summary: 'changes the given parameters of a socket',
   body: payloadBody({ sub: 0x1011, order: ['socket', ...Object.keys(PARAMETER_UNITS)] }, [], PARAMETER_UNITS),
-  result: { by: 'setParametersResult', withinMs: ACK_WITHIN_MS, tries: 2 },
+  result: { by: 'setParametersResult', withinMs: RESULT_WITHIN_MS, tries: 2 },
 })
 
 export const setParametersResult = uplink({
@@ -300,7 +299,7 @@ export const queryParameters = downlink({
   section: '7',
   summary: 'asks a socket for its parameters',
   body: payloadBody({ sub: 0x1012, order: ['socket'] }),
-  result: { by: 'parameters', withinMs: ACK_WITHIN_MS, tries: 2 },
+  result: { by: 'parameters', withinMs: RESULT_WITHIN_MS, tries: 2 },
 })
 
 export const parameters = uplink({

@@ -2,7 +2,7 @@
 import { downlink, uplink } from '../../../codec/command.ts'
 import type { Fact } from '../../../codec/facts.ts'
 import { limited, u8, u16be } from '../../../codec/fields.ts'
-import type { Fields } from '../../../codec/protocol.ts'
+import { type Fields, RESULT_WITHIN_MS } from '../../../codec/protocol.ts'
 import { clockText, parseClockText } from '../entries.ts'
 import { CODE_SOCKET } from '../frame.ts'
 import { innerBody, type ListSpec, listOf, listOfU16 } from '../inner.ts'
@@ -18,7 +18,7 @@ import {
   SOCKET_HEAD,
   WIRE_PORT,
 } from '../shapes.ts'
-import { ACK_WITHIN_MS, resultFact } from './network.ts'
+import { resultFact } from './network.ts'
 
 export const queryStatus = downlink({
   code: CODE_SOCKET,
@@ -28,7 +28,7 @@ export const queryStatus = downlink({
   summary: 'asks one socket for its ports',
   body: innerBody(0x1d, { socket: SOCKET }),
   // The live socket answered with 1000/1017 only, which has sequence 0.
-  result: { by: 'socketStatus', orBy: 'statusReport', withinMs: ACK_WITHIN_MS, tries: 2 },
+  result: { by: 'socketStatus', orBy: 'statusReport', withinMs: RESULT_WITHIN_MS, tries: 2 },
 })
 
 /** The guide prints sub 1c in the answer to 1d; the table has both. */
@@ -64,7 +64,7 @@ export const control = downlink({
     minutesMin: limited(u16be, { max: 900, unit: 'min' }),
     energyWh: limited(u16be, { unit: 'Wh' }),
   }),
-  result: { by: 'controlResult', withinMs: ACK_WITHIN_MS, tries: 1 },
+  result: { by: 'controlResult', withinMs: RESULT_WITHIN_MS, tries: 1 },
 })
 
 const CONTROL_RESULT = { result: RESULT, socket: u8, port: u8, businessNo: u16be }
@@ -167,7 +167,7 @@ export const startByPower = downlink({
     },
     POWER_TIERS,
   ),
-  result: { by: 'startByPowerResult', withinMs: ACK_WITHIN_MS, tries: 1 },
+  result: { by: 'startByPowerResult', withinMs: RESULT_WITHIN_MS, tries: 1 },
 })
 
 /** Shape of controlResult assumed: the guide only says that a business number comes back. */
@@ -253,7 +253,7 @@ export const setVoice = downlink({
     },
     VOICE_WINDOWS,
   ),
-  result: { by: 'setVoiceResult', withinMs: ACK_WITHIN_MS, tries: 2 },
+  result: { by: 'setVoiceResult', withinMs: RESULT_WITHIN_MS, tries: 2 },
 })
 
 export const setVoiceResult = uplink({
