@@ -82,6 +82,9 @@ const STREAM_DRAIN_MS = 2_000
 /** From the signal to the last moment the database may take to stop. */
 const STOP_MS_MAX = 12_000
 
+/** Of relay, Kafka, health, tools and whoever looks with psql. */
+const OTHER_DATABASE_CONNECTIONS = 40
+
 /** A gateway that serves. */
 export interface Gateway {
   readonly tcpPort: number
@@ -131,7 +134,10 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
 
   // 2. the database
   let embedded: EmbeddedPostgres | undefined
-  if (config.databaseUrl === null) embedded = await startEmbeddedPostgres({ dataDir, log })
+  if (config.databaseUrl === null) {
+    const connections = config.dbMaxConns + config.writers + OTHER_DATABASE_CONNECTIONS
+    embedded = await startEmbeddedPostgres({ dataDir, log, settings: { max_connections: String(connections) } })
+  }
   undo.push(() => embedded?.stop())
   const databaseUrl = config.databaseUrl ?? embedded!.url
   const sql = connect(databaseUrl, { max: config.dbMaxConns, statementTimeoutMs: config.requestTimeoutMs })

@@ -81,7 +81,6 @@ const SETTINGS: Readonly<Record<string, string>> = {
   ssl: 'off',
   fsync: 'on',
   synchronous_commit: 'on',
-  max_connections: '50',
   shared_buffers: '256MB',
   effective_cache_size: '1GB',
   work_mem: '8MB',
