@@ -14,6 +14,7 @@ import { temporaryDirectory } from '../../testing/temporary-directory.ts'
 import { answerCard } from '../cards.ts'
 import { createLog } from '../log.ts'
 import { type Admin, createAdmin } from './admin.ts'
+import { auditRoutes } from './routes/audit.ts'
 import { zCard } from './routes/cards.ts'
 import { type LivePresence, zDevice } from './routes/devices.ts'
 import { evidenceRoutes } from './routes/evidence.ts'
@@ -55,7 +56,10 @@ before(async () => {
     renderMetrics: async () => '',
     observeRequest: () => {},
     now: () => NOW,
-    moreRoutes: evidenceRoutes({ sql: database.sql, framesDirectory: '/nowhere', now: () => NOW }),
+    moreRoutes: [
+      ...evidenceRoutes({ sql: database.sql, framesDirectory: '/nowhere', now: () => NOW }),
+      ...auditRoutes({ sql: database.sql }),
+    ],
   })
   await admin.listen()
 })
@@ -460,6 +464,17 @@ describe('orders', () => {
     for (const time of ['5', 'yesterday', '2026-02-31T00:00:00+00:00', "2026-01-01T00:00:00+00:00'"]) {
       const forged = Buffer.from(JSON.stringify(['orders created_at', time, 'x'])).toString('base64url')
       await refused(await ask('GET', `/orders?cursor=${forged}`, 'view-secret'), 'INVALID_ARGUMENT')
+    }
+    for (const [path, ...values] of [
+      ['/audit', 'audit', 'x'],
+      ['/audit', 'audit', ''],
+      ['/cards', 'cards', '\0'],
+      ['/cards', 'cards', 'a', 'b'],
+      ['/devices', 'devices', '\0'],
+      ['/quarantine', 'quarantine', '-1'],
+    ]) {
+      const forged = Buffer.from(JSON.stringify(values)).toString('base64url')
+      await refused(await ask('GET', `${path}?cursor=${forged}`, 'root-secret'), 'INVALID_ARGUMENT')
     }
   })
 

@@ -28,18 +28,58 @@ export const zPageQuery = {
 export const zPage = <T extends z.ZodType>(item: T) =>
   z.object({ items: z.array(item), next_cursor: z.string().nullable().describe('null: this was the last page') })
 
+/** What the values of a cursor may be: anybody may make one up, and the database must not stumble over it. */
+const CURSOR_VALUES = {
+  text: (value: string) => !value.includes('\0'),
+  number: (value: string) => /^\d{1,15}$/.test(value),
+  /** As `to_json` writes a timestamptz: microseconds. */
+  time: (value: string) => {
+    const ms = /^\d{4}-\d\d-\d\dT[\d:.]{8,15}\+00:00$/.test(value) ? Date.parse(value) : Number.NaN
+    // a 31st of February would be taken for the 3rd of March
+    return !Number.isNaN(ms) && new Date(ms).toISOString().startsWith(value.slice(0, 10))
+  },
+}
+
 /** @param kind which list it belongs to: a cursor of another list is refused instead of leading somewhere odd */
 export function encodeCursor(kind: string, values: readonly string[]): string {
   return Buffer.from(JSON.stringify([kind, ...values])).toString('base64url')
 }
 
-/** @throws HttpError INVALID_ARGUMENT not a cursor of this list */
-export function decodeCursor(kind: string, count: number, cursor: string): string[] {
+/**
+ * @returns a value for each of `wanted`; none without a cursor
+ * @throws HttpError INVALID_ARGUMENT not a cursor of this list
+ */
+export function decodeCursor(
+  kind: string,
+  wanted: readonly (keyof typeof CURSOR_VALUES)[],
+  cursor: string | undefined,
+): string[] {
+  if (cursor === undefined) return []
   try {
     const [of, ...values] = JSON.parse(Buffer.from(cursor, 'base64url').toString('utf8')) as unknown[]
-    if (of === kind && values.length === count && values.every((value) => typeof value === 'string')) return values
+    const isGood = (value: unknown, index: number): value is string =>
+      typeof value === 'string' && wanted[index] !== undefined && CURSOR_VALUES[wanted[index]](value)
+    if (of === kind && values.length === wanted.length && values.every(isGood)) return values
   } catch {}
   throw new HttpError('INVALID_ARGUMENT', 'cursor: not a next_cursor of this list')
+}
+
+/**
+ * One page of a list.
+ * @param rows what `limit + 1` gave
+ * @param cursorOf leads behind a row
+ */
+export function pageOf<Row, Item>(
+  rows: readonly Row[],
+  limit: number,
+  itemOf: (row: Row) => Item,
+  cursorOf: (row: Row) => string,
+): { readonly items: Item[]; readonly next_cursor: string | null } {
+  const last = rows.length > limit ? rows[limit - 1] : undefined
+  return {
+    items: rows.slice(0, limit).map((row) => itemOf(row)),
+    next_cursor: last === undefined ? null : cursorOf(last),
+  }
 }
 
 export const zError = z.object({

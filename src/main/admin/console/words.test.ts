@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
 import { test } from 'node:test'
+import { EVENT_TYPES } from '../../../events/event-object.ts'
 
 async function words(language: 'en' | 'zh'): Promise<Record<string, string>> {
   const module = await import(new URL(`words-${language}.js`, import.meta.url).href)
@@ -19,6 +20,19 @@ test('both languages have the same words with the same places to fill in', () =>
     assert.notEqual(zh[key], '', key)
     assert.deepEqual(holes(zh[key]!), holes(text), key)
   }
+})
+
+test('every type of event can be chosen and has its words', async () => {
+  const page = readFileSync(new URL('./webhooks-page.js', import.meta.url), 'utf8')
+  const [, list = ''] = /const EVENT_TYPES = \[([^\]]*)\]/.exec(page) ?? []
+  assert.deepEqual(
+    [...list.matchAll(/'([^']+)'/g)].map(([, type]) => type),
+    EVENT_TYPES,
+  )
+  assert.deepEqual(
+    EVENT_TYPES.filter((type) => en[`event.${type}`] === undefined),
+    [],
+  )
 })
 
 test('every word that a page asks for by name is there', () => {

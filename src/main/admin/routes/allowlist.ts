@@ -5,7 +5,7 @@ import { ALLOWLIST_KINDS, parseNetwork } from '../../../session/allowlist.ts'
 import type { Sql } from '../../database/connect.ts'
 import { writeAudit } from '../audit.ts'
 import { defineRoute, type Route } from '../route.ts'
-import { decodeCursor, encodeCursor, timeOf, zPage, zPageQuery, zTime } from '../shapes.ts'
+import { decodeCursor, encodeCursor, pageOf, timeOf, zPage, zPageQuery, zTime } from '../shapes.ts'
 
 /** Over all tenants: every session thread holds them. */
 const ENTRIES_MAX = 100_000
@@ -56,17 +56,13 @@ export function allowlistRoutes({ sql, isDeviceId, changed }: AllowlistRoutesOpt
       response: zPage(zAllowlistEntry),
       handle: async ({ key, query }) => {
         const { limit, cursor, kind } = query
-        const [afterKind, afterPattern] = cursor === undefined ? ['', ''] : decodeCursor('allowlist', 2, cursor)
+        const [afterKind = '', afterPattern = ''] = decodeCursor('allowlist', ['text', 'text'], cursor)
         const rows = await sql<EntryRow[]>`
           select ${columns} from allowlist
           where tenant_id = ${key.tenant} and (kind, pattern) > (${afterKind!}, ${afterPattern!})
             ${kind === undefined ? sql`` : sql`and kind = ${kind}`}
           order by kind, pattern limit ${limit + 1}`
-        const last = rows.length > limit ? rows[limit - 1] : undefined
-        return {
-          items: rows.slice(0, limit).map(entryOf),
-          next_cursor: last === undefined ? null : encodeCursor('allowlist', [last.kind, last.pattern]),
-        }
+        return pageOf(rows, limit, entryOf, (last) => encodeCursor('allowlist', [last.kind, last.pattern]))
       },
     }),
     defineRoute({

@@ -2,7 +2,7 @@
 import * as z from 'zod'
 import type { Sql } from '../../database/connect.ts'
 import { defineRoute, type Route } from '../route.ts'
-import { decodeCursor, encodeCursor, zPage, zPageQuery, zTime } from '../shapes.ts'
+import { decodeCursor, encodeCursor, pageOf, zPage, zPageQuery, zTime } from '../shapes.ts'
 
 const zDeed = z.object({
   at: zTime,
@@ -40,19 +40,18 @@ export function auditRoutes({ sql }: { readonly sql: Sql }): Route[] {
       }),
       response: zPage(zDeed),
       async handle({ query, key }) {
-        const before = query.cursor === undefined ? null : Number(decodeCursor('audit', 1, query.cursor)[0])
+        const [before] = decodeCursor('audit', ['number'], query.cursor)
         const rows = await sql<DeedRow[]>`
           select id, at, actor, role, action, target, request_id, remote_address, details from audit_logs
-          where tenant_id = ${key.tenant} ${before === null ? sql`` : sql`and id < ${before}`}
+          where tenant_id = ${key.tenant} ${before === undefined ? sql`` : sql`and id < ${Number(before)}`}
             ${query.target === undefined ? sql`` : sql`and target = ${query.target}`}
           order by id desc limit ${query.limit + 1}`
-        const page = rows.slice(0, query.limit)
-        const last = page.at(-1)
-        return {
-          items: page.map(({ id: _, at, ...deed }) => ({ at: at.toISOString(), ...deed })),
-          next_cursor:
-            rows.length > query.limit && last !== undefined ? encodeCursor('audit', [String(last.id)]) : null,
-        }
+        return pageOf(
+          rows,
+          query.limit,
+          ({ id: _, at, ...deed }) => ({ at: at.toISOString(), ...deed }),
+          ({ id }) => encodeCursor('audit', [String(id)]),
+        )
       },
     }),
   ]

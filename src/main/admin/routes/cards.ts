@@ -8,6 +8,7 @@ import {
   assignments,
   decodeCursor,
   encodeCursor,
+  pageOf,
   timeOf,
   timeOrNull,
   zPage,
@@ -68,15 +69,11 @@ export function cardRoutes({ sql }: { readonly sql: Sql }): readonly Route[] {
       response: zPage(zCard),
       handle: async ({ key, query }) => {
         const { limit, cursor } = query
-        const after = cursor === undefined ? '' : decodeCursor('cards', 1, cursor)[0]!
+        const [after = ''] = decodeCursor('cards', ['text'], cursor)
         const rows = await sql<CardRow[]>`
           select ${columns} from cards where tenant_id = ${key.tenant} and card_id > ${after}
           order by card_id limit ${limit + 1}`
-        const last = rows.length > limit ? rows[limit - 1] : undefined
-        return {
-          items: rows.slice(0, limit).map(cardOf),
-          next_cursor: last === undefined ? null : encodeCursor('cards', [last.card_id]),
-        }
+        return pageOf(rows, limit, cardOf, (last) => encodeCursor('cards', [last.card_id]))
       },
     }),
     defineRoute({

@@ -10,7 +10,7 @@ import { commandSchemas } from '../../commands/catalogue.ts'
 import type { CommandService } from '../../commands/service.ts'
 import type { Sql } from '../../database/connect.ts'
 import { defineRoute, type Route } from '../route.ts'
-import { decodeCursor, encodeCursor, timeOf, timeOrNull, zPage, zPageQuery, zTime } from '../shapes.ts'
+import { decodeCursor, encodeCursor, pageOf, timeOf, timeOrNull, zPage, zPageQuery, zTime } from '../shapes.ts'
 import { zDeviceParams } from './devices.ts'
 
 export const zCommand = z.object({
@@ -193,9 +193,7 @@ export function commandRoutes({ sql, commands }: CommandParts): readonly Route[]
       response: zPage(zCommand),
       handle: async ({ key, query }) => {
         const { limit, device_id: deviceId, state } = query
-        const [time, id] = query.cursor === undefined ? [] : decodeCursor('commands', 2, query.cursor)
-        if (time !== undefined && !/^\d{4}-\d\d-\d\dT[\d:.]{8,15}\+00:00$/.test(time))
-          throw new HttpError('INVALID_ARGUMENT', 'cursor: not a next_cursor of this list')
+        const [time, id] = decodeCursor('commands', ['time', 'text'], query.cursor)
         const rows = await sql<CommandRow[]>`
           select ${columns}, to_json(created_at) #>> '{}' as sort_key from outbound_queue
           where tenant_id = ${key.tenant}
@@ -203,11 +201,7 @@ export function commandRoutes({ sql, commands }: CommandParts): readonly Route[]
             ${state === undefined ? sql`` : sql`and status = ${COMMAND_STATUS[state]}`}
             ${time === undefined ? sql`` : sql`and (created_at, command_id) < (${time}::text::timestamptz, ${id!})`}
           order by created_at desc, command_id desc limit ${limit + 1}`
-        const last = rows.length > limit ? rows[limit - 1] : undefined
-        return {
-          items: rows.slice(0, limit).map(commandOf),
-          next_cursor: last === undefined ? null : encodeCursor('commands', [last.sort_key, last.command_id]),
-        }
+        return pageOf(rows, limit, commandOf, (last) => encodeCursor('commands', [last.sort_key, last.command_id]))
       },
     }),
     defineRoute({

@@ -232,7 +232,7 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
       response: zDevicePage,
       handle: async ({ key, query }) => {
         const { limit, online, protocol, q } = query
-        let after = query.cursor === undefined ? '' : decodeCursor('devices', 1, query.cursor)[0]!
+        let [after = ''] = decodeCursor('devices', ['text'], query.cursor)
         const pattern = q === undefined ? undefined : likePattern(q)
         const kept: DeviceRow[] = []
         let isMore = true

@@ -8,7 +8,7 @@ import type { Sql } from '../../database/connect.ts'
 import { JOB_DEVICES_MAX, type JobRequest, type Jobs, shownSpec } from '../../jobs/jobs.ts'
 import { FTP_TARGETS, type JobSpec } from '../../jobs/spec.ts'
 import { defineRoute, type Route } from '../route.ts'
-import { decodeCursor, encodeCursor, timeOf, timeOrNull, zPage, zPageQuery, zTime } from '../shapes.ts'
+import { decodeCursor, encodeCursor, pageOf, timeOf, timeOrNull, zPage, zPageQuery, zTime } from '../shapes.ts'
 
 const CONCURRENCY_MAX = 500
 const EXPIRES_IN_S_MAX = 604_800
@@ -260,17 +260,13 @@ export function jobRoutes({ sql, jobs }: { readonly sql: Sql; readonly jobs: Job
       query: z.strictObject({ ...zPageQuery, state: z.enum(JOB_STATES).optional() }),
       response: zPage(zJob),
       handle: async ({ key, query: { limit, cursor, state } }) => {
-        const [time, id] = cursor === undefined ? [] : decodeCursor('jobs', 2, cursor)
+        const [time, id] = decodeCursor('jobs', ['time', 'text'], cursor)
         const rows = await sql<JobColumns[]>`
           select ${columns} from jobs j where j.tenant_id = ${key.tenant}
             ${state === undefined ? sql`` : sql`and j.state = ${state}`}
             ${time === undefined ? sql`` : sql`and (j.created_at, j.job_id) < (${time}::text::timestamptz, ${id!})`}
           order by j.created_at desc, j.job_id desc limit ${limit + 1}`
-        const last = rows.length > limit ? rows[limit - 1] : undefined
-        return {
-          items: rows.slice(0, limit).map(jobOf),
-          next_cursor: last === undefined ? null : encodeCursor('jobs', [last.sort_key, last.job_id]),
-        }
+        return pageOf(rows, limit, jobOf, (last) => encodeCursor('jobs', [last.sort_key, last.job_id]))
       },
     }),
     defineRoute({
@@ -284,21 +280,15 @@ export function jobRoutes({ sql, jobs }: { readonly sql: Sql; readonly jobs: Job
       errors: ['NOT_FOUND'],
       handle: async ({ key, params: { job_id: jobId }, query: { limit, cursor, outcome } }) => {
         const job = await find(jobId, key.tenant)
-        const [after = '-1'] = cursor === undefined ? [] : decodeCursor('job_devices', 1, cursor)
-        if (!/^-?\d{1,9}$/.test(after))
-          throw new HttpError('INVALID_ARGUMENT', 'cursor: not a next_cursor of this list')
+        const [after = '-1'] = decodeCursor('job_devices', ['number'], cursor)
         const rows = await sql<DeviceColumns[]>`
           select device_id, item_index, state, step, command_id, outcome, reason, detail, transfer, started_at,
             finished_at
           from job_devices where job_id = ${jobId} and item_index > ${Number(after)}
             ${outcome === undefined ? sql`` : sql`and outcome = ${outcome}`}
           order by item_index limit ${limit + 1}`
-        const last = rows.length > limit ? rows[limit - 1] : undefined
-        return {
-          job,
-          items: rows.slice(0, limit).map(deviceOf),
-          next_cursor: last === undefined ? null : encodeCursor('job_devices', [String(last.item_index)]),
-        }
+        const page = pageOf(rows, limit, deviceOf, (last) => encodeCursor('job_devices', [String(last.item_index)]))
+        return { job, ...page }
       },
     }),
     change('pause', 'Let no further device begin', 'Devices under way go on to their outcome.'),

@@ -6,7 +6,7 @@ import { CHARGE_MODES } from '../../../orders/charge-plan.ts'
 import { ORDER_STATES } from '../../../orders/state.ts'
 import type { Sql } from '../../database/connect.ts'
 import { defineRoute, type Route } from '../route.ts'
-import { decodeCursor, encodeCursor, timeOrNull, zPage, zPageQuery, zTime, zTimeInput } from '../shapes.ts'
+import { decodeCursor, encodeCursor, pageOf, timeOrNull, zPage, zPageQuery, zTime, zTimeInput } from '../shapes.ts'
 
 export const zOrder = z.object({
   order_no: z.string(),
@@ -75,9 +75,7 @@ export function orderRoutes({ sql }: { readonly sql: Sql }): readonly Route[] {
         // a cursor belongs to one of two orders of sorting, each with its index
         const sort = from === undefined && to === undefined ? 'created_at' : 'started_at'
         const by = sql(sort)
-        const [time, orderNo] = query.cursor === undefined ? [] : decodeCursor(`orders ${sort}`, 2, query.cursor)
-        if (time !== undefined && !/^\d{4}-\d\d-\d\dT[\d:.]{8,15}\+00:00$/.test(time))
-          throw new HttpError('INVALID_ARGUMENT', 'cursor: not a next_cursor of this list')
+        const [time, orderNo] = decodeCursor(`orders ${sort}`, ['time', 'text'], query.cursor)
         const rows = await sql<OrderRow[]>`
           select ${columns}, to_json(${by}) #>> '{}' as sort_key from orders
           where tenant_id = ${key.tenant}
@@ -87,11 +85,7 @@ export function orderRoutes({ sql }: { readonly sql: Sql }): readonly Route[] {
             ${to === undefined ? sql`` : sql`and started_at < ${to}`}
             ${time === undefined ? sql`` : sql`and (${by}, order_no) < (${time}::text::timestamptz, ${orderNo!})`}
           order by ${by} desc, order_no desc limit ${limit + 1}`
-        const last = rows.length > limit ? rows[limit - 1] : undefined
-        return {
-          items: rows.slice(0, limit).map(orderOf),
-          next_cursor: last === undefined ? null : encodeCursor(`orders ${sort}`, [last.sort_key, last.order_no]),
-        }
+        return pageOf(rows, limit, orderOf, (last) => encodeCursor(`orders ${sort}`, [last.sort_key, last.order_no]))
       },
     }),
     defineRoute({

@@ -1,9 +1,8 @@
 /** What was put aside, and why: bytes of strangers, rows the database would not take, contradicting settlements. */
 import * as z from 'zod'
-import { HttpError } from '../../../errors/errors.ts'
 import type { Sql } from '../../database/connect.ts'
 import { defineRoute, type Route } from '../route.ts'
-import { decodeCursor, encodeCursor, timeOf, zPage, zPageQuery, zTime } from '../shapes.ts'
+import { decodeCursor, encodeCursor, pageOf, timeOf, zPage, zPageQuery, zTime } from '../shapes.ts'
 
 export const zQuarantineItem = z.object({
   id: z.int(),
@@ -31,22 +30,17 @@ export function quarantineRoutes({ sql }: { readonly sql: Sql }): readonly Route
       response: zPage(zQuarantineItem),
       handle: async ({ key, query }) => {
         const { limit, cursor } = query
-        const [before] = cursor === undefined ? [] : decodeCursor('quarantine', 1, cursor)
-        if (before !== undefined && !/^\d{1,15}$/.test(before))
-          throw new HttpError('INVALID_ARGUMENT', 'cursor: not a next_cursor of this list')
+        const [before] = decodeCursor('quarantine', ['number'], cursor)
         const rows = await sql<QuarantineRow[]>`
           select id, at, reason, device_id, remote_address, bytes, note from quarantine
           where tenant_id = ${key.tenant} ${before === undefined ? sql`` : sql`and id < ${Number(before)}`}
           order by id desc limit ${limit + 1}`
-        const last = rows.length > limit ? rows[limit - 1] : undefined
-        return {
-          items: rows.slice(0, limit).map(({ bytes, at, ...row }) => ({
-            ...row,
-            at: timeOf(at),
-            bytes_hex: bytes.toString('hex'),
-          })),
-          next_cursor: last === undefined ? null : encodeCursor('quarantine', [String(last.id)]),
-        }
+        return pageOf(
+          rows,
+          limit,
+          ({ bytes, at, ...row }) => ({ ...row, at: timeOf(at), bytes_hex: bytes.toString('hex') }),
+          ({ id }) => encodeCursor('quarantine', [String(id)]),
+        )
       },
     }),
   ]

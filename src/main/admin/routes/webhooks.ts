@@ -23,6 +23,7 @@ import {
   assignments,
   decodeCursor,
   encodeCursor,
+  pageOf,
   timeOf,
   timeOrNull,
   zPage,
@@ -209,15 +210,11 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
       response: zPage(zWebhook),
       handle: async ({ key, query }) => {
         const { limit, cursor } = query
-        const after = cursor === undefined ? '' : decodeCursor('webhooks', 1, cursor)[0]!
+        const [after = ''] = decodeCursor('webhooks', ['text'], cursor)
         const rows = await sql<WebhookRow[]>`
           select ${columns} from webhook_endpoints where tenant_id = ${key.tenant} and endpoint_id > ${after}
           order by endpoint_id limit ${limit + 1}`
-        const last = rows.length > limit ? rows[limit - 1] : undefined
-        return {
-          items: rows.slice(0, limit).map(webhookOf),
-          next_cursor: last === undefined ? null : encodeCursor('webhooks', [last.endpoint_id]),
-        }
+        return pageOf(rows, limit, webhookOf, (last) => encodeCursor('webhooks', [last.endpoint_id]))
       },
     }),
     defineRoute({
@@ -424,9 +421,7 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
       handle: async ({ key, params, query }) => {
         await find(sql, params.id, key.tenant)
         const { limit, cursor, status, event_id: eventId } = query
-        const [before] = cursor === undefined ? [] : decodeCursor('deliveries', 1, cursor)
-        if (before !== undefined && !/^\d{1,15}$/.test(before))
-          throw new HttpError('INVALID_ARGUMENT', 'cursor: not a next_cursor of this list')
+        const [before] = decodeCursor('deliveries', ['number'], cursor)
         const rows = await sql<DeliveryRow[]>`
           select delivery_id, event_id, event_type, replay, status, attempts, next_attempt_at, last_status, last_error,
             attempt_log, created_at, finished_at
@@ -435,16 +430,17 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
             ${status === undefined ? sql`` : sql`and status = ${status}`}
             ${eventId === undefined ? sql`` : sql`and event_id = ${eventId}`}
           order by delivery_id desc limit ${limit + 1}`
-        const last = rows.length > limit ? rows[limit - 1] : undefined
-        return {
-          items: rows.slice(0, limit).map((row) => ({
+        return pageOf(
+          rows,
+          limit,
+          (row) => ({
             ...row,
             next_attempt_at: timeOrNull(row.next_attempt_at),
             created_at: timeOf(row.created_at),
             finished_at: timeOrNull(row.finished_at),
-          })),
-          next_cursor: last === undefined ? null : encodeCursor('deliveries', [String(last.delivery_id)]),
-        }
+          }),
+          (last) => encodeCursor('deliveries', [String(last.delivery_id)]),
+        )
       },
     }),
     defineRoute({
