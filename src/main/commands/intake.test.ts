@@ -12,7 +12,7 @@ import { parseAnyDeviceId } from '../../protocols/index.ts'
 import { PRIORITY } from '../../session/command-lane.ts'
 import { openTestDatabase, type TestDatabase } from '../../testing/database.ts'
 import type { KnownMessageId, StoredCommand } from '../command-desk.ts'
-import { DISPATCHING_MAX, HOLD_MS_MAX, Intake, type IntakeRequest, type Planned } from './intake.ts'
+import { HOLD_MS_MAX, Intake, type IntakeRequest, type Planned, ROOM_MIN, UNDER_WAY_MAX } from './intake.ts'
 
 const DEVICE_ID = '04000001'
 const target = { deviceId: DEVICE_ID, ...parseAnyDeviceId(DEVICE_ID)! }
@@ -91,19 +91,40 @@ test('what the table knew goes with a command of a device that is there, and onl
 })
 
 test('held while too many are on their way, until they have left', async () => {
-  desk.dispatchingCount = DISPATCHING_MAX
+  desk.dispatchingCount = UNDER_WAY_MAX - ROOM_MIN + 1
   let isStored = false
   const stored = intake.store(request()).then(() => {
     isStored = true
   })
   await sleep(60)
   assert.equal(isStored, false)
-  desk.dispatchingCount = DISPATCHING_MAX - 1
+  desk.dispatchingCount--
   await stored
+  desk.dispatchingCount = 0
+})
+
+test('what is in transactions counts as well; those that wait follow, each once', async () => {
+  const count = 3 * UNDER_WAY_MAX
+  const ids = Array.from({ length: count }, (_, index) => (0x05000000 + index).toString(16).padStart(8, '0'))
+  await database.sql`insert into devices (device_id) select unnest(${ids}::text[])`
+  const acceptedBefore = desk.accepted.length
+  let plannedCount = 0
+  let most = 0
+  const plan = async () => {
+    plannedCount++
+    most = Math.max(most, plannedCount - (desk.accepted.length - acceptedBefore))
+    return planned
+  }
+  await Promise.all(
+    ids.map((deviceId) => intake.store({ ...request(), target: { deviceId, ...parseAnyDeviceId(deviceId)! }, plan })),
+  )
+  assert.ok(most > ROOM_MIN && most <= UNDER_WAY_MAX, `${most} at once`)
+  const stored = desk.accepted.slice(acceptedBefore).map(([{ deviceId }]) => deviceId)
+  assert.deepEqual(stored.sort(), ids)
 })
 
 test('held for so long and no longer', async () => {
-  desk.dispatchingCount = DISPATCHING_MAX
+  desk.dispatchingCount = UNDER_WAY_MAX
   nowMonoMs += HOLD_MS_MAX
   await intake.store(request())
   let isStored = false
