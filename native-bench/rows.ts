@@ -24,7 +24,7 @@ import { oneOf, readOptions, wholeNumber } from '../src/config/command-line.ts'
 import { connect, type Sql } from '../src/main/database/connect.ts'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../src/main/database/embedded-postgres.ts'
 import { migrate } from '../src/main/database/migrate.ts'
-import { LaneRelay } from '../src/main/lane-relay.ts'
+import { LanePump } from '../src/main/lane-pump.ts'
 import { commandLogRow, progressRow, settlementRow } from '../src/rows/index.ts'
 import { encodeRow } from '../src/rows/row.ts'
 import { allocateOutbox, OUTBOX_FULL, OutboxConsumer, OutboxProducer, type Span } from '../src/shared/outbox.ts'
@@ -409,7 +409,7 @@ async function partGrid(): Promise<void> {
   print(results.grid)
 }
 
-/** From append to durable, settlements at a steady rate through the relay of the main thread. */
+/** From append to durable, settlements at a steady rate through the lane pump of the main thread. */
 async function partLatency(): Promise<void> {
   const workload = WORKLOADS.find(({ name }) => name === 'ledger') as Workload
   let round = 10_000
@@ -435,7 +435,7 @@ async function partLatency(): Promise<void> {
     const delays: number[] = []
     let spans = 0
     let flown = 0
-    const relay: LaneRelay = new LaneRelay({
+    const lanePump: LanePump = new LanePump({
       lane: 'ledger',
       consumer: new OutboxConsumer(memory),
       health: { isHere: true, awayMs: 0, lost: () => {}, onBack: () => {} },
@@ -466,8 +466,8 @@ async function partLatency(): Promise<void> {
           position: producer.append(workload.row(index, round)),
           dueMs: startMs + (index * 1_000) / perS,
         })
-      if (producer.publish()) relay.pump()
-      relay.pump()
+      if (producer.publish()) lanePump.pump()
+      lanePump.pump()
       await sleep(1)
     }
     const untilMs = performance.now() + 30_000

@@ -41,7 +41,7 @@ import { EvidenceKeeper } from './evidence.ts'
 import { Jobs } from './jobs/jobs.ts'
 import { JobRunner } from './jobs/runner.ts'
 import { KafkaThread, kafkaProducerOptions } from './kafka-thread.ts'
-import { LaneRelay } from './lane-relay.ts'
+import { LanePump } from './lane-pump.ts'
 import { Limits } from './limits.ts'
 import { closeLog, createLog, releaseLog } from './log.ts'
 import { Maintenance } from './maintenance.ts'
@@ -213,24 +213,24 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       batchRowsMax: config.batchRowsMax,
       batchBytesMax: SPAN_BYTES_MAX,
     }
-    const relays = {
-      ledger: new LaneRelay({
+    const pumps = {
+      ledger: new LanePump({
         ...common,
         lane: 'ledger',
         consumer: ledger,
         onDurable: (position, rejected) => supervisor.tellShard(shard, { kind: 'durable', position, rejected }),
       }),
-      history: new LaneRelay({
+      history: new LanePump({
         ...common,
         lane: 'history',
         consumer: history,
         gatherMs: HISTORY_GATHER_MS,
         onDurable: () => {},
-        spill: (span) => spool.spill(shard, span, () => relays.history.pump()),
+        spill: (span) => spool.spill(shard, span, () => pumps.history.pump()),
         isSpooling: () => spool.isSpooling(shard),
       }),
     }
-    return { ledger, history, relays }
+    return { ledger, history, pumps }
   })
   const wsSubscribers = counters.gauge('ws_subscribers')
   const wsDropped = counters.counter('ws_dropped_total')
@@ -245,7 +245,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     figures: createFigures({
       counters: countersMemory,
       rowsPending: () =>
-        lanes.reduce((sum, { relays }) => sum + relays.ledger.rowsPending + relays.history.rowsPending, 0),
+        lanes.reduce((sum, { pumps }) => sum + pumps.ledger.rowsPending + pumps.history.rowsPending, 0),
       monoNow: () => performance.now(),
     }),
     bufferedBytesMax: config.wsBackpressureBytesMax,
@@ -330,7 +330,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
   const heard = (shard: number, message: FromSession): void => {
     switch (message.kind) {
       case 'rows':
-        lanes[shard]!.relays[message.lane].pump()
+        lanes[shard]!.pumps[message.lane].pump()
         return
       case 'card': {
         const { questionId, deviceId, cardId } = message.question
@@ -424,8 +424,8 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       const { written } = ledger
       desk.shardLost(shard, () => ledger.released >= written)
       // it may have died between taking main's sleep flag and telling us: nobody else would wake the lanes again
-      lanes[shard]!.relays.ledger.pump()
-      lanes[shard]!.relays.history.pump()
+      lanes[shard]!.pumps.ledger.pump()
+      lanes[shard]!.pumps.history.pump()
       const { written: historyWritten } = lanes[shard]!.history
       const isWritten = () => ledger.released >= written && lanes[shard]!.history.released >= historyWritten
       void maintenance.closeSessionsOf(shard, directory.nextEpoch(), isWritten)
@@ -448,9 +448,9 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     gauges: {
       command_requests_pending: () => [{ labels: {}, value: commands.pendingRequests }],
       rows_pending: () =>
-        lanes.map(({ relays }, shard) => ({
+        lanes.map(({ pumps }, shard) => ({
           labels: { shard: String(shard) },
-          value: relays.ledger.rowsPending + relays.history.rowsPending,
+          value: pumps.ledger.rowsPending + pumps.history.rowsPending,
         })),
       spool_bytes: () => [{ labels: {}, value: spool.bytes }],
     },
@@ -576,25 +576,22 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
       // deliveries under way end while the rest is flushed; new events go out after the next start
       const streamsStopped = Promise.all([webhooks.stop(STREAM_DRAIN_MS), kafka?.stop(STREAM_DRAIN_MS)])
       await supervisor.askAll('drain', 1_000)
-      if (health.isHere) await Promise.all(lanes.map(({ relays }) => relays.ledger.idle(DRAIN_MS)))
+      if (health.isHere) await Promise.all(lanes.map(({ pumps }) => pumps.ledger.idle(DRAIN_MS)))
       await supervisor.askAll('stop', 2_000)
       // session ends and last states were written while stopping
       await Promise.all(
-        lanes.flatMap(({ relays }) => [
-          relays.ledger.idle(health.isHere ? FLUSH_MS : 0),
-          relays.history.idle(FLUSH_MS),
-        ]),
+        lanes.flatMap(({ pumps }) => [pumps.ledger.idle(health.isHere ? FLUSH_MS : 0), pumps.history.idle(FLUSH_MS)]),
       )
       await settledWithin(evidence.flush(), 1_000)
-      for (const [shard, { relays }] of lanes.entries()) {
-        if (!relays.ledger.isIdle)
-          unflushed.push(`shard ${shard}: ${relays.ledger.rowsPending} settlements not stored and not acknowledged`)
-        relays.ledger.stop()
-        relays.history.stop()
-        if (!relays.history.isIdle) {
+      for (const [shard, { pumps }] of lanes.entries()) {
+        if (!pumps.ledger.isIdle)
+          unflushed.push(`shard ${shard}: ${pumps.ledger.rowsPending} settlements not stored and not acknowledged`)
+        pumps.ledger.stop()
+        pumps.history.stop()
+        if (!pumps.history.isIdle) {
           // not stored, but kept: the spool is drained at the next start
-          const rows = relays.history.rowsPending
-          if (!(await settledWithin(relays.history.spillRest(), 2_000)))
+          const rows = pumps.history.rowsPending
+          if (!(await settledWithin(pumps.history.spillRest(), 2_000)))
             unflushed.push(`shard ${shard}: ${rows} history rows not stored`)
         }
       }

@@ -11,7 +11,7 @@ import { ROW_KINDS, ROW_TABLES } from '../rows/index.ts'
 import { countRows } from '../rows/row.ts'
 import type { ThreadCounters } from '../shared/counters.ts'
 import type { Span } from '../shared/outbox.ts'
-import type { SpanOutcome } from './lane-relay.ts'
+import type { SpanOutcome } from './lane-pump.ts'
 import type { Log } from './log.ts'
 
 export interface WritersOptions {

@@ -4,7 +4,7 @@
  */
 
 import type { StartRow } from '../../workers/writer/order-book.ts'
-import type { Health, SpanOutcome } from '../main/lane-relay.ts'
+import type { Health, SpanOutcome } from '../main/lane-pump.ts'
 import {
   type CommandFateRow,
   commandFateRow,

@@ -1,5 +1,5 @@
 /**
- * One start of the gateway: acceptor, session threads, relays and the messages between them, carried out on the virtual
+ * One start of the gateway: acceptor, session threads, pumps and the messages between them, carried out on the virtual
  * clock. Decisions are the real code; what is here does what workers/acceptor/index.ts, workers/session/index.ts,
  * src/main/supervisor.ts and src/main/start.ts do on real threads, in the same order.
  */
@@ -13,7 +13,7 @@ import {
 } from '../codec/protocol.ts'
 import { CommandDesk, SWEEP_MS } from '../main/command-desk.ts'
 import type { CommandStore } from '../main/command-store.ts'
-import { LaneRelay, type SpanOutcome } from '../main/lane-relay.ts'
+import { LanePump, type SpanOutcome } from '../main/lane-pump.ts'
 import type { Log } from '../main/log.ts'
 import { type DoubtedOrder, Reconciler, type ReconcilerStore } from '../main/reconciler.ts'
 import { PROTOCOLS, parseAnyDeviceId } from '../protocols/index.ts'
@@ -176,7 +176,7 @@ interface KeptRow {
 class ShardLanes {
   readonly memory: Record<Lane, SharedArrayBuffer>
   readonly consumer: Record<Lane, OutboxConsumer>
-  readonly relay: Record<Lane, LaneRelay>
+  readonly pumps: Record<Lane, LanePump>
   /** Published and not released, in order: names of history rows. */
   inRing: KeptRow[] = []
   /** When the history lane last moved. */
@@ -208,8 +208,8 @@ class ShardLanes {
       batchBytesMax: 8_192,
     }
     const insert = (span: Span, lane: Lane) => this.#insert(gateway, world, shard, span, lane)
-    this.relay = {
-      ledger: new LaneRelay({
+    this.pumps = {
+      ledger: new LanePump({
         ...common,
         lane: 'ledger',
         consumer: this.consumer.ledger,
@@ -219,7 +219,7 @@ class ShardLanes {
           gateway.tellDurable(shard, position, told)
         },
       }),
-      history: new LaneRelay({
+      history: new LanePump({
         ...common,
         lane: 'history',
         consumer: this.consumer.history,
@@ -230,7 +230,7 @@ class ShardLanes {
             shard,
             span,
             () => gateway.isAlive,
-            () => this.relay.history.pump(),
+            () => this.pumps.history.pump(),
           ),
         isSpooling: () => gateway.spool.isSpooling(shard),
       }),
@@ -265,7 +265,7 @@ class ShardLanes {
             if (outcome.kind === 'away') {
               if (isLedger && world.mutant === 'forgetRetry') resolve({ kind: 'stored', rejected: [] })
               // the answer that main gets for ever when its retry is broken
-              else if (isLedger && world.mutant === 'deafRelay') return
+              else if (isLedger && world.mutant === 'deafPump') return
               else resolve(outcome)
             } else resolve({ kind: 'stored', rejected: outcome.rejected.map((end) => span.fromPosition + end) })
           },
@@ -417,7 +417,7 @@ export class Gateway implements ServerEnd {
   }
 
   get isIdle(): boolean {
-    return this.lanes.every(({ relay }) => LANES.every((lane) => relay[lane].isIdle && relay[lane].rowsPending === 0))
+    return this.lanes.every(({ pumps }) => LANES.every((lane) => pumps[lane].isIdle && pumps[lane].rowsPending === 0))
   }
 
   // ---- the acceptor ----------------------------------------------------------------------------------------------
@@ -536,7 +536,7 @@ export class Gateway implements ServerEnd {
         })
         this.directory.clearShard(shard)
         // its word that there are rows may have died with it, and the flag says that main was told
-        for (const lane of LANES) this.lanes[shard]!.relay[lane].pump()
+        for (const lane of LANES) this.lanes[shard]!.pumps[lane].pump()
         const { ledger } = this.lanes[shard]!.consumer
         const { written } = ledger
         this.desk.shardLost(shard, () => world.mutant === 'deskTrustsTheDead' || ledger.released >= written)
@@ -565,7 +565,7 @@ export class Gateway implements ServerEnd {
     if (this.threads.some((thread) => thread !== undefined && thread.commandsInFlight > 0))
       world.covered('command.gateway_crash_in_flight')
     this.isAlive = false
-    for (const { relay } of this.lanes) for (const lane of LANES) relay[lane].stop()
+    for (const { pumps } of this.lanes) for (const lane of LANES) pumps[lane].stop()
     for (const line of this.#strangers.keys()) line.letGo(world.random.between(1, 20_000))
     for (const thread of this.threads) thread?.die()
   }
@@ -844,7 +844,7 @@ class SessionThread implements Effects, ServerEnd {
     for (const lane of LANES)
       if (this.#producer[lane].publish())
         this.#toMain.post(() => {
-          if (this.#gateway.isAlive) this.#lanes.relay[lane].pump()
+          if (this.#gateway.isAlive) this.#lanes.pumps[lane].pump()
         })
     for (const line of this.#lines) if (line !== undefined && line.queued.length > 0) this.#write(line)
   }

@@ -148,7 +148,7 @@ export const MUTANTS = [
   /** The replacement of a dead shard writes over rows that are not stored yet. */
   'shardForgetsPosition',
   /** After an outage nobody looks at the ledger again. */
-  'deafRelay',
+  'deafPump',
   /** A closed connection keeps its claims. */
   'claimKept',
   /** The writers do not compare (epoch, seq): the last write wins. */

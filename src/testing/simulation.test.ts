@@ -35,7 +35,7 @@ const CAUGHT_BY: Record<Mutant, readonly string[]> = {
   spoolDropped: ['no row lost'],
   sameGeneration: ['epochs grow'],
   shardForgetsPosition: ['no row lost', 'outbox', 'no exception', 'no ack before durable', 'liveness'],
-  deafRelay: ['liveness'],
+  deafPump: ['liveness'],
   claimKept: ['liveness', 'the directory tells who is there'],
   stateUnfenced: ['the newest epoch stands', 'the newest state stands'],
   answerTwice: ['each reply answers one uplink'],

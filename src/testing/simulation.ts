@@ -11,7 +11,7 @@
  *    exactly the devices whose newest connection is open;
  * 5. epochs of a device only grow, over restarts too, and its rows end up with the newest one's values;
  * 6. the protocol is kept: each reply answers one uplink of that device on that connection, none twice;
- * 7. rings and relays keep their own invariants and come to rest empty;
+ * 7. rings and pumps keep their own invariants and come to rest empty;
  * 8. once faults stop, every ended order is stored once and acked, every device is connected, nothing is outstanding;
  * 9. each command has one fate, in time; it is written down before it leaves, goes out in order of arrival, at its pace,
  *    under one id that nothing else in flight has, never after its expiry, never once it is cancelled, and a BKV start
@@ -25,7 +25,7 @@
  * writers that finish out of order, answers lost after the commit, crashes of a shard and of the process (see
  * `COVERAGE` in sim-world.ts). Replay: `npm run sim -- --seed X --verbose`.
  *
- * Real code: identify, rendezvous, Directory, Shard with its lanes and codecs, outboxes, mailboxes, rows, LaneRelay,
+ * Real code: identify, rendezvous, Directory, Shard with its lanes and codecs, outboxes, mailboxes, rows, LanePump,
  * CommandDesk, Reconciler, charge plans, and what writers decide about orders, cards and fates (workers/writer). Modelled:
  * sockets, threads and their messages, tables, health, spool.
  */
@@ -719,8 +719,8 @@ class Simulation implements Watch {
     const world = this.#world
     if (!this.#isAtRest()) {
       const gateway = this.#gateway
-      const lanes = gateway?.lanes.map(({ relay }) =>
-        LANES.map((lane) => `${lane} ${relay[lane].rowsPending}`).join(' '),
+      const lanes = gateway?.lanes.map(({ pumps }) =>
+        LANES.map((lane) => `${lane} ${pumps[lane].rowsPending}`).join(' '),
       )
       const devices = this.#devices.map(
         ({ double }) =>

@@ -9,7 +9,7 @@
 import type { Lane } from '../rows/row.ts'
 import type { OutboxConsumer, Span } from '../shared/outbox.ts'
 
-/** What the relay needs to know of the database: src/main/database/health.ts, or the simulation's. */
+/** What a pump needs to know of the database: src/main/database/health.ts, or the simulation's. */
 export interface Health {
   readonly isHere: boolean
   readonly awayMs: number
@@ -23,7 +23,7 @@ export type SpanOutcome =
   /** Not written; try again when the database is back. */
   | { readonly kind: 'away' }
 
-export interface LaneRelayOptions {
+export interface LanePumpOptions {
   readonly lane: Lane
   readonly consumer: OutboxConsumer
   readonly health: Health
@@ -59,8 +59,8 @@ const SPILL_AFTER_MS = 1_000
 const REST_MS = 500
 const FIRST_GATHER_MS = 4
 
-export class LaneRelay {
-  readonly #options: LaneRelayOptions
+export class LanePump {
+  readonly #options: LanePumpOptions
   /** Spans taken and not released, in order. */
   readonly #flights: Flight[] = []
   #inFlight = 0
@@ -75,7 +75,7 @@ export class LaneRelay {
   #idleWaiters: (() => void)[] = []
   readonly #ringBytes: number
 
-  constructor(options: LaneRelayOptions) {
+  constructor(options: LanePumpOptions) {
     this.#options = options
     this.#ringBytes = options.consumer.memory.byteLength
     options.health.onBack(() => this.pump())
