@@ -69,7 +69,6 @@ export const ROW_ALIGN_BYTES = 8
 export const ROW_BYTES_MAX = 16_384
 
 const utf8 = new TextEncoder()
-const fromUtf8 = new TextDecoder()
 // Reused for every row of this thread: a row is built here, then copied once into the ring.
 const scratch = new Uint8Array(ROW_BYTES_MAX)
 const scratchView = new DataView(scratch.buffer)
@@ -173,31 +172,35 @@ export interface RowColumns {
 }
 
 /**
- * Splits a run of whole rows into columns per kind. Values are copied out of `bytes` (which may be shared memory).
+ * Splits a run of whole rows into columns per kind. `bytes` may be shared memory and is copied once; bytes of rows are views
+ * of the copy, which lives as long as they do.
  *
  * @param bytes whole rows back to back
  * @throws RangeError on an unknown kind or a row that does not fill its declared length: the bytes are not ours
  */
 export function decodeRows(bytes: Uint8Array, kinds: ReadonlyMap<number, RowKind>): RowColumns[] {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  const found = new Map<number, { row: RowKind; count: number; columns: Record<string, unknown[]> }>()
+  // one copy for all: text decoders and the database driver refuse shared memory, and its content may change
+  const own = Buffer.from(bytes)
+  const view = new DataView(own.buffer, own.byteOffset, own.byteLength)
+  const found = new Map<number, { row: RowKind; count: number; columns: unknown[][] }>()
   let at = 0
-  while (at < bytes.length) {
-    if (at + ROW_HEADER_BYTES > bytes.length) throw new RangeError(`row header torn at ${at}`)
+  while (at < own.length) {
+    if (at + ROW_HEADER_BYTES > own.length) throw new RangeError(`row header torn at ${at}`)
     const kind = view.getUint16(at, true)
     const end = at + ROW_HEADER_BYTES + view.getUint32(at + 4, true)
     const row = kinds.get(kind)
     if (row === undefined) throw new RangeError(`unknown row kind ${kind} at ${at}`)
-    if (end > bytes.length) throw new RangeError(`row ${row.table} torn at ${at}`)
+    if (end > own.length) throw new RangeError(`row ${row.table} torn at ${at}`)
     let group = found.get(kind)
     if (group === undefined) {
-      group = { row, count: 0, columns: Object.fromEntries(Object.keys(row.fields).map((name) => [name, []])) }
+      group = { row, count: 0, columns: Object.keys(row.fields).map(() => []) }
       found.set(kind, group)
     }
     at += ROW_HEADER_BYTES
-    for (const name in row.fields) {
-      const { type, nullable } = row.fields[name] as Field
-      const column = group.columns[name] as unknown[]
+    const { fields } = listsOf(row)
+    for (let index = 0; index < fields.length; index++) {
+      const { type, nullable } = fields[index]!
+      const column = group.columns[index]!
       if (nullable && view.getUint8(at++) === 0) {
         column.push(null)
         continue
@@ -216,11 +219,9 @@ export function decodeRows(bytes: Uint8Array, kinds: ReadonlyMap<number, RowKind
           at += 1
           break
         default: {
-          const length = view.getUint16(at, true)
-          // slice, not subarray: TextDecoder and the database driver refuse shared memory
-          const content = bytes.slice(at + 2, at + 2 + length)
-          column.push(type === 'text' ? fromUtf8.decode(content) : content)
-          at += 2 + length
+          const from = at + 2
+          at = from + view.getUint16(at, true)
+          column.push(type === 'text' ? textIn(own, from, at) : own.subarray(from, at))
         }
       }
     }
@@ -228,7 +229,17 @@ export function decodeRows(bytes: Uint8Array, kinds: ReadonlyMap<number, RowKind
     at = end
     group.count++
   }
-  return [...found.values()]
+  return Array.from(found.values(), ({ row, count, columns }) => ({
+    row,
+    count,
+    columns: Object.fromEntries(listsOf(row).names.map((name, index) => [name, columns[index]!])),
+  }))
+}
+
+/** Most text is ASCII, which needs no decoder. */
+function textIn(bytes: Buffer, from: number, to: number): string {
+  for (let at = from; at < to; at++) if ((bytes[at] as number) > 0x7f) return bytes.toString('utf8', from, to)
+  return bytes.toString('latin1', from, to)
 }
 
 /** The rows of one kind in a run of whole rows, as objects: for the few that are read one by one. */
