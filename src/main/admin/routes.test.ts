@@ -384,10 +384,10 @@ describe('a device that is given to another tenant', () => {
       values ('04500078', ${at(-1)}, 1, 1, true, 'cardSwipe', 2, 1, null, ${swipe})`
     const [shown] = (await get(zItems, `/devices/04500078/frames?${window}`, 'view-secret')).items
     assert.equal(shown!.hex, swipe.toString('hex').replace('7a8d05dd', '2a2a05dd'))
-    assert.equal(shown!.fields?.['cardIdHex'], '****05dd')
+    assert.equal(shown!.fields?.['card_id_hex'], '****05dd')
     const [whole] = (await get(zItems, `/devices/04500078/frames?${window}`, 'root-secret')).items
     assert.equal(whole!.hex, swipe.toString('hex'))
-    assert.equal(whole!.fields?.['cardIdHex'], '7a8d05dd')
+    assert.equal(whole!.fields?.['card_id_hex'], '7a8d05dd')
   })
 })
 

@@ -6,6 +6,7 @@ import { HttpError } from '../../../errors/errors.ts'
 import { isTariffProblem, parseTariff } from '../../../orders/tariff.ts'
 import { MODEL_PROFILES, profilesOfDevice } from '../../../protocols/index.ts'
 import { PRESENCE_REASONS, presenceFrom } from '../../../session/presence.ts'
+import { snakeOf } from '../../commands/catalogue.ts'
 import type { Sql } from '../../database/connect.ts'
 import { writeAudit } from '../audit.ts'
 import { defineRoute, type Route } from '../route.ts'
@@ -133,8 +134,6 @@ const zModelProfiles = z.object({
     }),
   ),
 })
-/** Names outside are in snake case. */
-const snake = (name: string) => name.replace(/[A-Z]+/g, (letter) => `_${letter.toLowerCase()}`)
 
 /** What shared memory says about a device. */
 export interface LivePresence {
@@ -214,7 +213,7 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
           protocol,
           summary,
           energy_wh_per_raw: energyWhPerRaw,
-          settings: Object.fromEntries(Object.entries(settings).map(([setting, value]) => [snake(setting), value])),
+          settings: Object.fromEntries(Object.entries(settings).map(([setting, value]) => [snakeOf(setting), value])),
           chosen_for: chosenFor.map(({ deviceType, firmwareFrom, firmwareBefore }) => ({
             device_type: deviceType,
             firmware_from: firmwareFrom,

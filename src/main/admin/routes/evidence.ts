@@ -6,6 +6,7 @@ import { HttpError } from '../../../errors/errors.ts'
 import { parseAnyDeviceId } from '../../../protocols/index.ts'
 import { explain } from '../../../recording/explain.ts'
 import { readRecorded } from '../../../recording/reader.ts'
+import { snakeOf } from '../../commands/catalogue.ts'
 import type { Sql } from '../../database/connect.ts'
 import { maskFrame } from '../mask-frame.ts'
 import { defineRoute, type Route } from '../route.ts'
@@ -38,7 +39,9 @@ const zFrame = z.object({
     .describe(
       'As on the wire. Below admin the bytes of identity fields are 2a, and all data of a frame in which they cannot be told',
     ),
-  fields: z.record(z.string(), z.unknown()),
+  fields: z
+    .record(z.string(), z.unknown())
+    .describe('As on the wire, ports of AP3000 from 0; named as the parameters of commands'),
   source: z.enum(['recording', 'cmd_log']),
 })
 type Frame = z.input<typeof zFrame>
@@ -49,6 +52,13 @@ const zEntry = z.object({
   what: z.string(),
   details: z.record(z.string(), z.unknown()),
 })
+
+/** Fields of any depth in snake_case. */
+function namesOutside(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(namesOutside)
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.entries(value).map(([name, one]) => [snakeOf(name), namesOutside(one)]))
+}
 
 export function evidenceRoutes({ sql, framesDirectory, now }: EvidenceParts): Route[] {
   /** `sinceMs`: what is older and names no tenant belongs to whoever had the device then. */
@@ -80,7 +90,7 @@ export function evidenceRoutes({ sql, framesDirectory, now }: EvidenceParts): Ro
       command,
       message_id: messageId,
       hex,
-      fields: fields as Record<string, unknown>,
+      fields: namesOutside(fields) as Record<string, unknown>,
       source,
     }
   }
