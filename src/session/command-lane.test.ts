@@ -334,6 +334,38 @@ describe('order and pace', () => {
   })
 })
 
+describe('sent by an earlier session', () => {
+  test('sent again here, it is answered by what models say on their own', () => {
+    for (const attempts of [0, 1]) {
+      const bench = new Bench(bkv, OPTIONS, 0)
+      const earlier = attempts === 0 ? {} : { attempts, messageId: 7 }
+      bench.put('a', bkv, 'queryStatus', { socket: 2 }, { ...earlier, socket: 2, priority: PRIORITY.background })
+      bench.runTo(1_000)
+      assert.equal(bench.sends.length, 1)
+      bench.lane.uplinkSeen('statusReport', [2], at(2_000))
+      assert.equal(bench.fates.get('a')?.status, COMMAND_STATUS.acked)
+    }
+  })
+
+  test('a stop goes before those that go again', () => {
+    const bench = new Bench(ap3000, OPTIONS, 0)
+    for (let n = 0; n < 20; n++)
+      bench.put(`l${n}`, ap3000, 'locate', locate, { attempts: 1, messageId: 7 + n, priority: PRIORITY.background })
+    bench.put('p', ap3000, 'locate', locate, { attempts: 1, messageId: 50, priority: PRIORITY.parameter })
+    const stop = { ...startFields, command: 0 }
+    bench.put('stop', ap3000, 'startCharge', stop, { priority: PRIORITY.stop, port: 1 })
+    bench.runTo(3_000)
+    assert.deepEqual(
+      bench.sends.slice(0, 3).map(({ commandId, monoMs }) => [commandId, monoMs]),
+      [
+        ['stop', 500],
+        ['p', 1_000],
+        ['l0', 1_500],
+      ],
+    )
+  })
+})
+
 describe('a start in doubt', () => {
   const stop = { priority: PRIORITY.stop, port: 1 }
   const stopFields: Fields = { port: 0, command: 0, orderHex: WIRE }

@@ -9,9 +9,9 @@
  * result is missing or says nothing certain is not failed but asked for (AP3000 8, 82; BKV 9): evidence of the running
  * charge within one ack timeout makes it acked. A start is never repeated blindly: see `#mayRepeat`.
  */
-import type { Fact } from '../codec/facts.ts'
 import { type Downlink, type Fields, type Protocol, RESULT_WITHIN_MS } from '../codec/protocol.ts'
 import type { Moment } from './effects.ts'
+import { Heard, type ResultFact, remember, UNCLAIMED_MS } from './heard.ts'
 import { isBlankOrder } from './order-key.ts'
 
 /** `outbound_queue.status` (contract 7). */
@@ -77,10 +77,6 @@ const RETRY_MS = 250
 /** Before a start may go again its device is asked; this much of the ack timeout is over then, the rest is for the answer. */
 const ASK_AFTER_SHARE = 2 / 3
 
-/** Results and orders that nobody waited for, and starts that died: of each so many are remembered. */
-const REMEMBERED_MAX = 8
-/** What a device says right behind its registration may be about a command that is still on its way here from main. */
-const UNCLAIMED_MS = 2_000
 /** By how much a report in whole minutes, about a charge that just began, may say too much. */
 const REPORT_SLACK_MS = 60_000
 
@@ -94,7 +90,7 @@ interface Flying {
   dueMonoMs: number
   readonly firstSentMonoMs: number
   /** False: by an earlier session, or written down and never sent: only what names it is evidence. */
-  readonly isSentHere: boolean
+  isSentHere: boolean
   /** From then on it may be sent again, or is given up. */
   resultDueMonoMs: number
   /** The device was asked since the last send. */
@@ -123,26 +119,12 @@ const inContractWords = (content: Fields): Fields =>
 /** A charge under no number might be any. */
 const isKnown = (charge: string | null | undefined) => charge !== undefined && charge !== ''
 
-type ResultFact = Extract<Fact, { fact: 'result' }>
-
-interface UnclaimedResult {
-  readonly fact: ResultFact
-  readonly messageId: number
-  readonly uplinkName: string
-  readonly monoMs: number
-}
-
 /** A start that the device says it made is of the order and the port that were asked for. */
 function isAbout(fact: ResultFact, { socket, port, wireHex }: LaneCommand): boolean {
   if (!fact.ok) return true
   if (port !== 0 && fact.port !== undefined && fact.port !== port) return false
   if (socket !== 0 && fact.socket !== undefined && fact.socket !== socket) return false
   return wireHex === '' || fact.wireHex === undefined || isBlankOrder(fact.wireHex) || fact.wireHex === wireHex
-}
-
-function remember<T>(list: T[], item: T): void {
-  if (list.length >= REMEMBERED_MAX) list.shift()
-  list.push(item)
 }
 
 export class CommandLane {
@@ -160,14 +142,17 @@ export class CommandLane {
   #isUpgradeRequested = false
   /** Message id that went out last, by downlink: what a device may still know again. */
   readonly #lastSent = new Map<Downlink, number>()
-  readonly #unclaimed: UnclaimedResult[] = []
-  readonly #ordersSeen: { readonly socket: number; readonly port: number; readonly wireHex: string }[] = []
+  readonly #heard: Heard
   readonly #deadStarts: { readonly command: LaneCommand; readonly messageId: number }[] = []
   /** Out of the queue and not yet gone. */
   #leaving: LaneCommand | undefined
 
-  /** @param openedMonoMs start of the session: the one before it may have sent a moment earlier */
-  constructor(protocol: Protocol, options: LaneOptions, world: LaneWorld, openedMonoMs: number) {
+  /**
+   * @param openedMonoMs start of the session: the one before it may have sent a moment earlier
+   * @param heard what the device said before there was a lane
+   */
+  constructor(protocol: Protocol, options: LaneOptions, world: LaneWorld, openedMonoMs: number, heard = new Heard()) {
+    this.#heard = heard
     this.#protocol = protocol
     this.#options = options
     this.#world = world
@@ -227,11 +212,14 @@ export class CommandLane {
     const { attempts, downlink, socket, port, wireHex, expiresMs } = command
     const messageId = command.messageId ?? this.#world.nextMessageId()
     const flying = this.#fly(command, messageId, attempts, false, now)
-    const known = this.#unclaimed.find(
-      (one) =>
-        one.messageId === messageId && one.fact.downlink === downlink.name && now.monoMs - one.monoMs <= UNCLAIMED_MS,
+    const known = this.#heard.results.find(
+      ({ fact, monoMs, ...one }) =>
+        one.messageId === messageId &&
+        fact.downlink === downlink.name &&
+        now.monoMs - monoMs <= UNCLAIMED_MS &&
+        isAbout(fact, command),
     )
-    const isSeen = this.#ordersSeen.some(
+    const isSeen = this.#heard.orders.some(
       (seen) => wireHex !== '' && seen.wireHex === wireHex && seen.socket === socket && seen.port === port,
     )
     if (known !== undefined) this.resultReceived(known.fact, messageId, known.uplinkName, now)
@@ -296,7 +284,9 @@ export class CommandLane {
       const fate = { status: COMMAND_STATUS.expired, reason: 'expired', attempts: command.attempts }
       this.#end(command, fate, command.messageId, undefined)
     }
-    for (const flying of [...this.#flying]) if (!this.#isOver && flying.dueMonoMs <= now.monoMs) this.#late(flying, now)
+    const due = this.#flying.filter(({ dueMonoMs }) => dueMonoMs <= now.monoMs)
+    for (const flying of due.sort((a, b) => a.command.priority - b.command.priority))
+      if (!this.#isOver && this.#flying.includes(flying)) this.#late(flying, now)
     this.#sendQueued(now)
   }
 
@@ -411,6 +401,9 @@ export class CommandLane {
       this.#lastTryOver(flying, now)
       return
     }
+    // what is more urgent goes first, and this one behind it
+    if ((this.#queue[0]?.priority ?? Number.POSITIVE_INFINITY) < command.priority) this.#sendQueued(now)
+    if (this.#isOver) return
     if (this.#nextSendMonoMs > now.monoMs) {
       flying.dueMonoMs = this.#nextSendMonoMs
       return
@@ -420,6 +413,7 @@ export class CommandLane {
       return
     }
     flying.attempts++
+    flying.isSentHere = true
     this.#nextSendMonoMs = now.monoMs + this.#options.spacingMs
     this.#awaitResult(flying, now)
     this.#world.sent(command, flying.messageId, flying.attempts, true)
@@ -526,7 +520,7 @@ export class CommandLane {
   }
 
   #unclaimedResult(fact: ResultFact, messageId: number, uplinkName: string, now: Moment): void {
-    remember(this.#unclaimed, { fact, messageId, uplinkName, monoMs: now.monoMs })
+    remember(this.#heard.results, { fact, messageId, uplinkName, monoMs: now.monoMs })
     const at = this.#deadStarts.findIndex(
       (dead) => dead.messageId === messageId && dead.command.downlink.name === fact.downlink,
     )
@@ -597,7 +591,7 @@ export class CommandLane {
 
   /** A report names an order that a port charges or has charged: where we chose the number, its start worked. */
   orderSeen(socket: number, port: number, wireHex: string, now: Moment): void {
-    remember(this.#ordersSeen, { socket, port, wireHex })
+    remember(this.#heard.orders, { socket, port, wireHex })
     for (const flying of [...this.#flying]) {
       const { command, attempts } = flying
       if (!this.#isAskable(command) || command.socket !== socket || command.port !== port) continue

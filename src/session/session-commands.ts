@@ -2,6 +2,7 @@
 import { commandFateRow } from '../rows/index.ts'
 import { COMMAND_STATUS, CommandLane, type Fate, type LaneCommand, type LaneWorld } from './command-lane.ts'
 import { type Moment, ROW_REFUSED } from './effects.ts'
+import { Heard, type ResultFact, remember, UNCLAIMED_MS } from './heard.ts'
 import type { SessionRows } from './session-rows.ts'
 import type { Session, ShardWorld } from './shard-world.ts'
 import { TimingWheel } from './timing-wheel.ts'
@@ -57,6 +58,8 @@ export class SessionCommands {
   #announced: Announced[] = []
   readonly #wheel: TimingWheel
   readonly #lanes = new Map<number, Session>()
+  /** Of sessions that began within UNCLAIMED_MS. */
+  readonly #heard = new Map<Session, Heard>()
 
   constructor(world: ShardWorld, rows: SessionRows) {
     this.#world = world
@@ -94,6 +97,34 @@ export class SessionCommands {
     const isCancelled = session?.lane?.letGo(commandId) ?? false
     if (isCancelled) this.#world.effects.counts.commandsPending(-1)
     return isCancelled
+  }
+
+  /** A result came. @returns false: no command waits for it here */
+  resultReceived(session: Session, fact: ResultFact, messageId: number, uplinkName: string): boolean {
+    const { now } = this.#world
+    if (session.lane !== undefined) return session.lane.resultReceived(fact, messageId, uplinkName, now)
+    const heard = this.#heardOf(session)
+    if (heard !== undefined) remember(heard.results, { fact, messageId, uplinkName, monoMs: now.monoMs })
+    return false
+  }
+
+  /** A report names an order of a port. */
+  orderSeen(session: Session, socket: number, port: number, wireHex: string): void {
+    if (session.lane !== undefined) session.lane.orderSeen(socket, port, wireHex, this.#world.now)
+    else {
+      const heard = this.#heardOf(session)
+      if (heard !== undefined) remember(heard.orders, { socket, port, wireHex })
+    }
+  }
+
+  /** For a session that just began and has no lane: its commands may be on their way here. */
+  #heardOf(session: Session): Heard | undefined {
+    if (this.#world.now.monoMs - session.openedMonoMs > UNCLAIMED_MS) return undefined
+    const known = this.#heard.get(session)
+    if (known !== undefined) return known
+    const heard = new Heard()
+    this.#heard.set(session, heard)
+    return heard
   }
 
   laneOf(session: Session): CommandLane {
@@ -151,7 +182,9 @@ export class SessionCommands {
         return messageId
       },
     }
-    const lane = new CommandLane(record.protocol, this.#world.options.commands, world, session.openedMonoMs)
+    const { commands } = this.#world.options
+    const lane = new CommandLane(record.protocol, commands, world, session.openedMonoMs, this.#heard.get(session))
+    this.#heard.delete(session)
     session.lane = lane
     this.#lanes.set(session.index, session)
     return lane
@@ -164,6 +197,10 @@ export class SessionCommands {
   }
 
   tick(now: Moment): void {
+    for (const session of this.#heard.keys()) {
+      if (now.monoMs - session.openedMonoMs <= UNCLAIMED_MS) break
+      this.#heard.delete(session)
+    }
     this.#wheel.advance(now.monoMs, (index) => this.#laneDue(index, now))
     this.#writeFates()
   }

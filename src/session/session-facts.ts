@@ -89,9 +89,9 @@ export class SessionFacts {
       case 'progress': {
         const { order } = fact
         const isCharging = fact.state === 'charging'
-        if (isCharging)
-          session.lane?.chargeSeen(order.socket, order.port, order.wireHex, fact.durationS * 1_000, this.#world.now)
-        else session.lane?.orderSeen(order.socket, order.port, order.wireHex, this.#world.now)
+        if (isCharging && session.lane !== undefined)
+          session.lane.chargeSeen(order.socket, order.port, order.wireHex, fact.durationS * 1_000, this.#world.now)
+        else this.#commands.orderSeen(session, order.socket, order.port, order.wireHex)
         record.noteCharge(order.socket, order.port, isCharging, order.wireHex)
         record.notePort(
           {
@@ -132,7 +132,7 @@ export class SessionFacts {
         return undefined
       }
       case 'orderConfirmed':
-        session.lane?.orderSeen(fact.order.socket, fact.order.port, fact.order.wireHex, this.#world.now)
+        this.#commands.orderSeen(session, fact.order.socket, fact.order.port, fact.order.wireHex)
         return this.#world.effects.appendRow(orderStartRow, {
           ...base,
           ...this.#orderColumns(fact.order, record),
@@ -143,7 +143,7 @@ export class SessionFacts {
         })
       case 'settlement': {
         const orderKey = orderKeyOf(fact, record.protocol)
-        session.lane?.orderSeen(fact.order.socket, fact.order.port, fact.order.wireHex, this.#world.now)
+        this.#commands.orderSeen(session, fact.order.socket, fact.order.port, fact.order.wireHex)
         session.lane?.orderSettled(fact.order.wireHex)
         return this.#world.effects.appendRow(settlementRow, {
           ...base,
@@ -244,7 +244,7 @@ export class SessionFacts {
         if (session.slot !== NO_CLAIM) this.#commands.laneOf(session).upgradeRequested(this.#world.now)
         return undefined
       case 'result': {
-        if (session.lane?.resultReceived(fact, messageId, command.name, this.#world.now) === true) return undefined
+        if (this.#commands.resultReceived(session, fact, messageId, command.name)) return undefined
         // its command has its fate already, or was never ours: the frame in cmd_log is the evidence
         const downlink = record.protocol.downlinkByName.get(fact.downlink)
         if (downlink !== undefined && !isReply(record.protocol, fact.downlink))

@@ -569,6 +569,49 @@ describe('commands', () => {
     assert.deepEqual(rest, { raw: 1, reason: 'ok', socket: 1 })
   })
 
+  test('a result right behind the registration is of a command that comes a moment later, and no longer', () => {
+    for (const [heardMs, arrivedMs, status] of [
+      [2, 5, COMMAND_STATUS.acked],
+      [6, 5, COMMAND_STATUS.acked],
+      [2, 2_003, COMMAND_STATUS.dead],
+    ] as const) {
+      bench = new Bench()
+      bench.open(1)
+      bench.hear(1, VENDOR.register)
+      const shard = bench.shards[0]!
+      const hear = () => bench.hear(1, uplink('locateResult', { result: 0 }, PILE, 77), heardMs)
+      if (heardMs < arrivedMs) hear()
+      for (let ms = heardMs; ms < arrivedMs; ms += 20) shard.tick(at(ms))
+      shard.commandArrived(key, locate({ attempts: 2, messageId: 77 }), 77, at(arrivedMs))
+      if (heardMs > arrivedMs) hear()
+      for (let ms = arrivedMs + 20; ms < 60_000; ms += 20) shard.tick(at(ms))
+      assert.deepEqual(rows(), [[status, 2]], `heard ${heardMs}, arrived ${arrivedMs}`)
+      assert.deepEqual(locates(), [])
+    }
+  })
+
+  test('an order seen right behind the registration confirms a start that comes a moment later', () => {
+    bench.open(1)
+    bench.hear(1, VENDOR.register)
+    const [shard] = bench.shards
+    const orderHex = '12345678123456781234567812345678'
+    const started = { port: 0, startMode: 1, cardOrCodeHex: '00000000', durationS: 2, orderHex }
+    bench.hear(1, uplink('orderConfirm', started), 2)
+    const fields = {
+      rateMode: 0,
+      port: 0,
+      command: 1,
+      durationS: 600,
+      orderHex,
+      balanceFen: 0,
+      maxChargeS: 0,
+      overloadPowerDw: 0,
+    }
+    const start = { name: 'startCharge', fields, wireHex: orderHex, port: 1, priority: PRIORITY.start }
+    shard!.commandArrived(key, locate({ ...start, attempts: 1, messageId: 77 }), 77, at(5))
+    assert.deepEqual(rows(), [[COMMAND_STATUS.acked, 1]])
+  })
+
   test('meant for an earlier session it goes back: what that one had comes first', () => {
     bench.open(1)
     bench.hear(1, VENDOR.register)

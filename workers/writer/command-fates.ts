@@ -107,7 +107,11 @@ export class CommandFates {
       if (row.status >= FINAL && row.status !== command.status) this.contradictions.push(row)
       // a result behind the last timeout: the fate stands, but the order does run (contract 3: reconciled)
       const isLateStart = command.kind === 'start' && row.status === COMMAND_STATUS.acked
-      if (isLateStart && command.status === COMMAND_STATUS.dead) this.#moveOrder(command, row, book)
+      if (isLateStart && command.status === COMMAND_STATUS.dead) {
+        // what it says (BKV: the business number) is not the fate's, but the order's all the same
+        const said = JSON.parse(row.result) as Record<string, unknown>
+        this.#moveOrder({ ...command, result: { ...command.result, ...said } }, row, book)
+      }
       return 'repeated'
     }
     const isFinal = row.status >= FINAL

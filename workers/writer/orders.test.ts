@@ -282,6 +282,21 @@ test('a parameter that was read tells its result; a port that changed, a device 
 
 // ---- numbers that come round ----
 
+test('BKV: a result behind the last timeout brings its business number: its order charges and settles', async () => {
+  await charge('bkv', { createdMs: AT_MS - 2 * MIN })
+  await insert(sent(AT_MS - MIN, { deviceId: BKV }))
+  await insert(bkvFate(AT_MS - 30 * SEC, DEAD, {}, { reason: 'no_result' }))
+  await insert(bkvFate(AT_MS - 27 * SEC, ACKED, { raw: 1, business_no: 26 }))
+  assert.deepEqual([(await orderOf('ORDER1'))['state'], (await commandOf('c1'))['status']], ['charging', DEAD])
+  await insert(bkvProgress('001a', AT_MS + 5 * MIN, 5))
+  await insert(bkvSettlement('001a', AT_MS + 60 * MIN, 60))
+  const all = await orders()
+  assert.deepEqual(
+    all.map((order) => [order['order_no'], order['state']]),
+    [['ORDER1', 'settled']],
+  )
+})
+
 test('BKV: the 07 result names the order; reports and the end find it; a repeat days later changes nothing', async () => {
   await charge('bkv')
   await insert(sent(AT_MS, { deviceId: BKV }))
