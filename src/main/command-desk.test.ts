@@ -79,7 +79,7 @@ class Bench {
     return (answer as { claim: Claim }).claim
   }
 
-  accept(commandId: string, more: Partial<StoredCommand> = {}, known?: KnownMessageId): void {
+  accept(commandId: string, more: Partial<StoredCommand> = {}, known?: KnownMessageId, isPaced = false): void {
     this.desk.accept(
       {
         commandId,
@@ -94,6 +94,7 @@ class Bench {
         ...more,
       },
       known,
+      isPaced,
     )
   }
 
@@ -231,6 +232,9 @@ describe('on the way to a device', () => {
     assert.equal(bench.desk.dispatchingCount, 1)
     bench.desk.moved('a', COMMAND_STATUS.sent)
     assert.equal(bench.desk.dispatchingCount, 0)
+    for (const id of ['a', 'b']) bench.desk.moved(id, COMMAND_STATUS.acked)
+    bench.accept('of a job', {}, undefined, true)
+    assert.equal(bench.desk.dispatchingCount, 0, 'it waits for the spacing')
   })
 
   test('one that comes back, or finds no way, is waiting again', async () => {

@@ -156,9 +156,10 @@ export class CommandDesk {
   /**
    * Takes over a command that is committed in `outbound_queue` with status queued.
    * @param known read after `epochOf` said its epoch; saves the question
+   * @param isPaced it follows the last one of its device (a job's), and waits for the spacing: never one that is dispatching
    */
-  accept(command: StoredCommand, known?: KnownMessageId): void {
-    this.#take(command, 0, undefined, known)
+  accept(command: StoredCommand, known?: KnownMessageId, isPaced = false): void {
+    this.#take(command, 0, undefined, known, isPaced)
   }
 
   #take(
@@ -166,6 +167,7 @@ export class CommandDesk {
     attempts: number,
     messageId: number | undefined,
     known: KnownMessageId | undefined,
+    isPaced: boolean,
   ): void {
     const found = parseAnyDeviceId(command.deviceId)
     if (found === undefined) throw new Error(`command ${command.commandId} for no device of ours: ${command.deviceId}`)
@@ -186,7 +188,7 @@ export class CommandDesk {
     this.#live.set(live.commandId, live)
     const ofDevice = this.#byDevice.get(deviceKey) ?? new Set()
     this.#byDevice.set(deviceKey, ofDevice.add(live))
-    if (epoch !== undefined && ofDevice.size === 1) this.#dispatching.add(live)
+    if (epoch !== undefined && ofDevice.size === 1 && !isPaced) this.#dispatching.add(live)
     this.#options.onHeld(1)
     this.#deliver(deviceKey)
   }
@@ -432,7 +434,7 @@ export class CommandDesk {
     for (const row of rows) {
       const problem = problemOf(row)
       if (problem === undefined) {
-        this.#take(row, row.attempts, row.messageId ?? undefined, undefined)
+        this.#take(row, row.attempts, row.messageId ?? undefined, undefined, false)
         continue
       }
       // stored by another release, or by hand: it would take its shard's thread along when it is sent

@@ -20,8 +20,9 @@ export interface LimitsOptions {
 
 interface LimitedOrder {
   readonly order_no: string
-  /** Of the device as it is now: an order may be older than its move to another tenant. */
   readonly tenant_id: string
+  /** An order may be older than its device's move to another tenant: it reaches its limits all the same. */
+  readonly device_tenant: string
   readonly device_id: string
   readonly socket: number
   readonly port: number
@@ -60,7 +61,7 @@ export class Limits {
     const stopped: string[] = []
     try {
       const orders = await sql<LimitedOrder[]>`
-        select o.order_no, d.tenant_id, o.device_id, o.socket, o.port, o.request, o.tariff, o.started_at, o.duration_s,
+        select o.order_no, o.tenant_id, d.tenant_id as device_tenant, o.device_id, o.socket, o.port, o.request, o.tariff, o.started_at, o.duration_s,
           o.energy_wh, o.max_power_w
         from orders o join devices d using (device_id)
         where o.state = 'charging' and o.started_at is not null and jsonb_typeof(o.request->'gateway_limits') = 'object'`
@@ -101,11 +102,12 @@ export class Limits {
     const key: ApiKey = { id: 'limits', secret: '', role: 'operator', tenant: order.tenant_id, isHmacOnly: true }
     // one stop per order and report: a refused or lost one is tried again when the next report still says so
     const idempotencyKey = `limit-${order.order_no}-${usage.durationS}`
-    await commands.stop({ key, requestId: idempotencyKey, remoteAddress: 'gateway', idempotencyKey }, order.device_id, {
-      port: order.port,
-      socket: order.socket,
-      order_no: order.order_no,
-    })
+    await commands.stop(
+      { key, requestId: idempotencyKey, remoteAddress: 'gateway', idempotencyKey },
+      order.device_id,
+      { port: order.port, socket: order.socket, order_no: order.order_no },
+      order.device_tenant,
+    )
     log.info({ event: 'limit.reached', orderNo: order.order_no, limit: reached, msg: 'a limit is reached, stopping' })
     return true
   }

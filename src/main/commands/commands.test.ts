@@ -25,6 +25,7 @@ import { zOrder } from '../admin/routes/orders.ts'
 import { zError, zPage } from '../admin/shapes.ts'
 import { CommandDesk } from '../command-desk.ts'
 import { SqlCommandStore } from '../command-store.ts'
+import { Limits } from '../limits.ts'
 import { createLog } from '../log.ts'
 import { type Accepted, CommandService } from './service.ts'
 
@@ -915,6 +916,24 @@ test('the OpenAPI document names every command with its parameters', async () =>
   const { post } = document.paths['/api/v1/devices/{device_id}/charge']!
   assert.ok('202' in post!.responses && !('200' in post!.responses))
   assert.ok(post!.parameters.some(({ name }) => name === 'Idempotency-Key'))
+})
+
+test('a limit that the gateway keeps stops its order, also one that is older than its device’s move', async () => {
+  const { sql } = database
+  const limits = new Limits({ sql, log, commands, everyMs: 5_000 })
+  for (const isMoved of [false, true]) {
+    const deviceId = await newDevice({ tariff: { energy: { price_fen_per_kwh: 100 } } })
+    const { order_no: orderNo } = await accepted(charge(deviceId, { port: 1, mode: 'budget', amount_fen: 50 }))
+    await sql`
+      update orders set state = 'charging', started_at = now() - interval '1 hour', duration_s = 3600, energy_wh = 5000
+      where order_no = ${orderNo}`
+    if (isMoved) await sql`update devices set tenant_id = 'north' where device_id = ${deviceId}`
+    assert.deepEqual(await limits.look(), [orderNo])
+    const [stop] = await sql`
+      select kind, order_no, tenant_id from outbound_queue where device_id = ${deviceId} and kind = 'stop'`
+    assert.deepEqual(stop, { kind: 'stop', order_no: orderNo, tenant_id: 'default' })
+    await sql`update orders set state = 'settled' where order_no = ${orderNo}`
+  }
 })
 
 test('an order that was begun before its device came to this tenant is none of its own', async () => {

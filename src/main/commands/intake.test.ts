@@ -123,18 +123,28 @@ test('what is in transactions counts as well; those that wait follow, each once'
   assert.deepEqual(stored.sort(), ids)
 })
 
-test('held for so long and no longer', async () => {
+test('held for so long and no longer, each from its own beginning, and then some at a time', async () => {
+  const count = 3 * ROOM_MIN
+  const ids = Array.from({ length: count }, (_, index) => (0x06000000 + index).toString(16).padStart(8, '0'))
+  await database.sql`insert into devices (device_id) select unnest(${ids}::text[])`
   desk.dispatchingCount = UNDER_WAY_MAX
-  nowMonoMs += HOLD_MS_MAX
-  await intake.store(request())
-  let isStored = false
-  const stored = intake.store(request()).then(() => {
-    isStored = true
-  })
+  const acceptedBefore = desk.accepted.length
+  const stored = () => desk.accepted.length - acceptedBefore
+  const store = (deviceId: string) =>
+    intake.store({ ...request(), target: { deviceId, ...parseAnyDeviceId(deviceId)! } })
+  const early = ids.slice(0, ROOM_MIN + 1).map(store)
+  nowMonoMs += HOLD_MS_MAX - 1
   await sleep(60)
-  assert.equal(isStored, false, 'the clock of the hold begins anew with each transaction')
+  assert.equal(stored(), 0)
+  const late = ids.slice(ROOM_MIN + 1).map(store)
+  nowMonoMs += 1
+  await Promise.all(early)
+  await sleep(60)
+  // the last of the early ones took a transaction of its own, filled up with late ones
+  assert.equal(stored(), 2 * ROOM_MIN)
   nowMonoMs += HOLD_MS_MAX
-  await stored
+  await Promise.all(late)
+  assert.equal(stored(), count)
   desk.dispatchingCount = 0
 })
 

@@ -15,7 +15,7 @@ import type { ChargeMode } from '../../orders/charge-plan.ts'
 import { COMMAND_STATUS } from '../../session/command-lane.ts'
 import type { CommandDesk, KnownMessageId, StoredCommand } from '../command-desk.ts'
 import { lastMessageIdOf } from '../command-store.ts'
-import { databaseErrorCode, type Sql, type TransactionSql } from '../database/connect.ts'
+import { databaseErrorCode, isServerError, type Sql, type TransactionSql } from '../database/connect.ts'
 import { assertEncodes } from './catalogue.ts'
 
 /** Who asks. */
@@ -99,6 +99,8 @@ export interface OrderInsert {
 export interface IntakeRequest {
   readonly caller: Caller
   readonly target: Target
+  /** Whose device it is. The caller's, but for what the gateway does for an order that is older than its device's move. */
+  readonly deviceTenant?: string | undefined
   readonly route: 'charge' | 'stop' | 'command'
   readonly digest: string
   /** Chosen by the caller: names the request as an Idempotency-Key does. */
@@ -143,7 +145,7 @@ const REQUESTS_MAX = 256
 export const UNDER_WAY_MAX = 200
 /** A transaction is not begun for fewer: its cost is spread over them. */
 export const ROOM_MIN = 64
-/** But they wait no longer than this, whatever holds them up. */
+/** But nobody waits longer than this for a transaction to begin, whatever holds it up: then ROOM_MIN go. */
 export const HOLD_MS_MAX = 500
 const HOLD_LOOK_MS = 3
 const UNIQUE_VIOLATION = '23505'
@@ -153,9 +155,12 @@ export const START_CANCELLED = 'start_cancelled'
 interface Entry {
   readonly request: IntakeRequest
   readonly names: readonly string[]
+  readonly sinceMonoMs: number
   readonly resolve: (stored: Stored) => void
   readonly reject: (error: unknown) => void
 }
+
+const deviceTenantOf = ({ caller, deviceTenant }: IntakeRequest) => deviceTenant ?? caller.key.tenant
 
 /** What a request came to within a transaction. */
 type Outcome =
@@ -174,7 +179,6 @@ export class Intake {
   #transactions = 0
   #inTransactions = 0
   #isPumpPlanned = false
-  #begunMonoMs = Number.NEGATIVE_INFINITY
   /** Of requests in transactions under way: who has the same waits, and finds what the other one stored. */
   readonly #names = new Set<string>()
   readonly #paid = new WeakSet<IntakeRequest>()
@@ -192,7 +196,8 @@ export class Intake {
    */
   store(request: IntakeRequest): Promise<Stored> {
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ request, names: namesOf(request), resolve, reject })
+      const sinceMonoMs = this.#options.nowMonoMs()
+      this.#waiting.push({ request, names: namesOf(request), sinceMonoMs, resolve, reject })
       this.#plan()
     })
   }
@@ -215,7 +220,7 @@ export class Intake {
         this.#plan()
         return
       }
-      const countMax = this.#isOverdue() ? REQUESTS_MAX : Math.min(REQUESTS_MAX, this.#room())
+      const countMax = Math.min(REQUESTS_MAX, Math.max(this.#room(), ROOM_MIN))
       const entries: Entry[] = []
       const left: Entry[] = []
       for (const entry of this.#waiting)
@@ -225,7 +230,6 @@ export class Intake {
       this.#waiting = left
       this.#transactions++
       this.#inTransactions += entries.length
-      this.#begunMonoMs = this.#options.nowMonoMs()
       void this.#together(entries).finally(() => {
         this.#transactions--
         this.#inTransactions -= entries.length
@@ -244,7 +248,8 @@ export class Intake {
   }
 
   #isOverdue(): boolean {
-    return this.#options.nowMonoMs() - this.#begunMonoMs >= HOLD_MS_MAX
+    const oldest = this.#waiting[0]
+    return oldest !== undefined && this.#options.nowMonoMs() - oldest.sinceMonoMs >= HOLD_MS_MAX
   }
 
   #claimNames({ names }: Entry): boolean {
@@ -283,8 +288,7 @@ export class Intake {
       await this.#options.sql.begin((tx) => this.#within(tx, entries, outcomes))
     } catch (error) {
       // an error of the server says that nothing was stored; a lost connection says nothing
-      // EPIPE has five signs too, and no digit
-      if (/^(?=.*\d)[0-9A-Z]{5}$/.test(databaseErrorCode(error) ?? '')) return error
+      if (isServerError(error)) return error
       for (const [index, { request, reject }] of entries.entries()) {
         const outcome = outcomes[index]
         if (outcome?.kind === 'stored' && outcome.planned.isDone !== true)
@@ -336,10 +340,10 @@ export class Intake {
     epoch: number | undefined,
   ): Promise<Outcome> {
     const { desk, takeDeviceToken } = this.#options
-    const { target, digest, plan, orderNo, caller } = request
+    const { target, digest, plan, orderNo } = request
     const { deviceId, deviceNo, protocol } = target
     try {
-      const device = known.devices.get(`${caller.key.tenant} ${deviceId}`)
+      const device = known.devices.get(`${deviceTenantOf(request)} ${deviceId}`)
       if (device === undefined) throw new HttpError('NOT_FOUND', `no device ${deviceId}`)
       const earlier = known.earlier[index]
       if (earlier !== undefined) return { kind: 'repeated', stored: answerOf(earlier, digest) }
@@ -487,7 +491,7 @@ async function factsOf(tx: TransactionSql, requests: readonly IntakeRequest[]): 
       tx,
       LOAD_DEVICES,
       parameters(TENANT_DEVICES, {
-        tenant_id: requests.map(({ caller }) => caller.key.tenant),
+        tenant_id: requests.map(deviceTenantOf),
         device_id: deviceIds,
       }),
     ),

@@ -28,14 +28,13 @@ import { parseAnyDeviceId } from '../../protocols/index.ts'
 import { COMMAND_STATUS, PRIORITY } from '../../session/command-lane.ts'
 import { writeAudit } from '../admin/audit.ts'
 import type { CommandDesk, StoredCommand } from '../command-desk.ts'
-import { databaseErrorCode, type Sql, type TransactionSql } from '../database/connect.ts'
+import { isServerError, type Sql, type TransactionSql } from '../database/connect.ts'
 import type { Log } from '../log.ts'
 import { assertEncodes, commandNamed, encodeCommand } from './catalogue.ts'
 import {
   type Caller,
   Intake,
   type IntakeRequest,
-  type PortOf,
   type RunningOrder,
   runningOrder,
   START_CANCELLED,
@@ -172,8 +171,8 @@ export class CommandService {
     const about = { tenantId: caller.key.tenant, deviceId, socket, port: asked.port }
     // from now on, however long it takes to be stored
     const expiresMs = this.#expiresMs(asked.expires_in_s)
-    const store = (plan: IntakeRequest['plan']) =>
-      this.#store(caller, target, 'charge', asked, asked.order_no, about, plan, card?.cardId)
+    const common = { caller, target, route: 'charge', orderNo: asked.order_no, about, cardId: card?.cardId } as const
+    const store = (plan: IntakeRequest['plan']) => this.#store({ ...common, plan }, asked)
     return this.#inTurn(deviceId, () =>
       store(async ({ running, ...device }, tx) => {
         const body = card === undefined ? asked : await withCard(tx, caller.key.tenant, asked, card, device.tariff)
@@ -225,9 +224,10 @@ export class CommandService {
   /**
    * Stops what charges on a port. A start that was not sent yet is cancelled instead: sent behind the stop, it would
    * charge all the same. Then the stop is answered and stored as acked, with reason `start_cancelled`.
+   * @param deviceTenant whose device it is; the order, and the command, are the caller's
    * @throws HttpError as `charge`; FAILED_PRECONDITION nothing runs there that we know of
    */
-  async stop(caller: Caller, deviceId: string, body: StopBody): Promise<Accepted> {
+  async stop(caller: Caller, deviceId: string, body: StopBody, deviceTenant = caller.key.tenant): Promise<Accepted> {
     const target = targetOf(deviceId)
     const { protocol } = target
     const socket = socketOf(protocol, body.socket)
@@ -241,12 +241,12 @@ export class CommandService {
       let isDone = false
       // an order that charges was sent, whatever its command's row says by now
       const isWaiting = before?.state === 'pending' && before.start_status === COMMAND_STATUS.queued
-      if (isWaiting && before.command_id !== null && (await this.#isNews(caller, deviceId))) {
+      if (isWaiting && before.command_id !== null && (await this.#isNews(caller, deviceId, deviceTenant))) {
         const answer = await this.#options.desk.cancel(before.command_id)
         if (answer === 'unknown') throw new HttpError('UNAVAILABLE', 'the start is being stored, try again')
         isDone = answer === 'cancelled'
       }
-      return this.#store(caller, target, 'stop', body, undefined, about, async ({ running }, tx) => {
+      const plan: IntakeRequest['plan'] = async ({ running }, tx) => {
         const order = isDone ? before : ownOrder(running)
         if (order === undefined && body.order_no !== undefined)
           throw await noSuchOrder(tx, caller.key.tenant, deviceId, body, socket)
@@ -267,7 +267,8 @@ export class CommandService {
           orderNo: order?.order_no ?? null,
           isDone,
         }
-      })
+      }
+      return this.#store({ caller, target, deviceTenant, route: 'stop', orderNo: undefined, about, plan }, body)
     })
   }
 
@@ -290,27 +291,37 @@ export class CommandService {
     const about = isAboutOrder && encoded.value !== undefined ? { tenantId, deviceId, ...encoded.value } : undefined
     const expiresMs = this.#expiresMs(body.expires_in_s)
     return this.#inTurn(deviceId, () =>
-      this.#store(caller, target, 'command', body, undefined, about, async (facts) => {
-        const running = ownOrder(facts.running)
-        // said now, because a repeat is answered like the first, and of another tenant's device nothing is said
-        if (encoded.value === undefined) throw encoded.error
-        const { fields, socket, port, priority } = encoded.value
-        assertPort(protocol, port, facts.portCount)
-        const { orderHex } = fields as { orderHex?: string }
-        const isKnown = running !== undefined && (orderHex === undefined || orderHex === running.wire_hex)
-        return {
-          kind: isKnown && isStop ? 'stop' : isKnown ? 'change' : 'other',
-          name: body.name,
-          fields,
-          params: withoutSecrets(body.params),
-          priority,
-          expiresMs,
-          wireHex: '',
-          socket,
-          port,
-          orderNo: isKnown ? running.order_no : null,
-        }
-      }),
+      this.#store(
+        {
+          caller,
+          target,
+          route: 'command',
+          orderNo: undefined,
+          about,
+          plan: async (facts) => {
+            const running = ownOrder(facts.running)
+            // said now, because a repeat is answered like the first, and of another tenant's device nothing is said
+            if (encoded.value === undefined) throw encoded.error
+            const { fields, socket, port, priority } = encoded.value
+            assertPort(protocol, port, facts.portCount)
+            const { orderHex } = fields as { orderHex?: string }
+            const isKnown = running !== undefined && (orderHex === undefined || orderHex === running.wire_hex)
+            return {
+              kind: isKnown && isStop ? 'stop' : isKnown ? 'change' : 'other',
+              name: body.name,
+              fields,
+              params: withoutSecrets(body.params),
+              priority,
+              expiresMs,
+              wireHex: '',
+              socket,
+              port,
+              orderNo: isKnown ? running.order_no : null,
+            }
+          },
+        },
+        body,
+      ),
     )
   }
 
@@ -347,10 +358,10 @@ export class CommandService {
     } catch (error) {
       if (error === NOT_WANTED) return undefined
       // an error of the server says that nothing was stored; a lost connection says nothing
-      if (!/^[0-9A-Z]{5}$/.test(databaseErrorCode(error) ?? '')) this.#doubt(stored)
+      if (!isServerError(error)) this.#doubt(stored)
       throw error
     }
-    desk.accept(stored)
+    desk.accept(stored, undefined, true)
     return commandId
   }
 
@@ -426,28 +437,19 @@ export class CommandService {
       })
   }
 
-  async #store(
-    caller: Caller,
-    target: Target,
-    route: IntakeRequest['route'],
-    body: object,
-    orderNo: string | undefined,
-    about: PortOf | undefined,
-    plan: IntakeRequest['plan'],
-    cardId?: string,
-  ): Promise<Accepted> {
-    const digest = digestOf(route, target.deviceId, body)
-    const stored = await this.#intake.store({ caller, target, route, digest, orderNo, about, plan, cardId })
+  async #store(request: Omit<IntakeRequest, 'digest'>, body: object): Promise<Accepted> {
+    const digest = digestOf(request.route, request.target.deviceId, body)
+    const stored = await this.#intake.store({ ...request, digest })
     return { command_id: stored.commandId, order_no: stored.orderNo, state: stored.isDone ? 'acked' : 'queued' }
   }
 
   /** Is this a request to a device of its caller's, and no repeat? */
-  async #isNews({ key, idempotencyKey }: Caller, deviceId: string): Promise<boolean> {
+  async #isNews({ key, idempotencyKey }: Caller, deviceId: string, deviceTenant: string): Promise<boolean> {
     const { sql } = this.#options
     const [row] = await sql<{ is_news: boolean }[]>`
       select not exists (select from outbound_queue
         where tenant_id = ${key.tenant} and idempotency_key = ${idempotencyKey ?? null}) as is_news
-      from devices where device_id = ${deviceId} and tenant_id = ${key.tenant}`
+      from devices where device_id = ${deviceId} and tenant_id = ${deviceTenant}`
     return row?.is_news === true
   }
 

@@ -138,6 +138,12 @@ function openSocket({ host, port, path }: SocketOptions, writes: PendingWrites):
   return socket
 }
 
+/**
+ * Did the server refuse (SQLSTATE)? Then nothing was committed; of a connection that broke nobody knows. Codes of the
+ * driver and of sockets are words: EPIPE has five letters too, and no digit.
+ */
+export const isServerError = (error: unknown) => /^(?=.*\d)[0-9A-Z]{5}$/.test(databaseErrorCode(error) ?? '')
+
 /** SQLSTATE (`57P01`), system (`ECONNREFUSED`) or driver (`CONNECTION_CLOSED`) code of a rejected query, else undefined. */
 export function databaseErrorCode(error: unknown): string | undefined {
   const code = (error as { code?: unknown } | null)?.code
