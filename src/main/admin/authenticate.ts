@@ -83,15 +83,15 @@ export class Authenticator {
     // digests have equal length, whatever was sent
     if (!timingSafeEqual(sha256(expected), sha256(signature)) || key === undefined)
       throw new HttpError('UNAUTHENTICATED', 'the signature does not fit key and request')
-    const taken = this.#take(`${id} ${nonce}`)
+    const taken = this.#take(id, nonce)
     if (taken === 'seen') throw new HttpError('UNAUTHENTICATED', 'this nonce was used before')
     if (taken === 'full') throw new HttpError('TOO_MANY_REQUESTS', 'too many signed requests within ten minutes')
     return key
   }
 
-  #take(nonce: string): ReturnType<Nonces['take']> {
+  #take(keyId: string, nonce: string): ReturnType<Nonces['take']> {
     try {
-      return this.#nonces.take(nonce, this.#now())
+      return this.#nonces.take(keyId, nonce, this.#now())
     } catch (error) {
       // served without being remembered it could be served again
       throw new HttpError('UNAVAILABLE', 'the nonce could not be stored', {}, error)
