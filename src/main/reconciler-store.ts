@@ -75,6 +75,7 @@ export class SqlReconcilerStore implements ReconcilerStore {
       from orders o left join outbound_queue q on q.command_id = o.command_id
       where o.state in ('pending', 'starting')
         and (q.finished_at < ${new Date(decidedBeforeMs)}
+            and (q.result->'port_charging' is distinct from 'true' or q.finished_at < ${overdueBefore})
           or (q.status < 2 and q.expires_at < ${overdueBefore})
           or (q.command_id is null and o.created_at < ${overdueBefore}))
       order by o.created_at, o.order_no limit ${ORDERS_PER_ROUND}`

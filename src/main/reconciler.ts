@@ -67,8 +67,9 @@ export interface ReconcilerStore {
   silentOrders(sinceMs: number): Promise<readonly DoubtedOrder[]>
   doubt(orderNo: string, atMs: number): Promise<unknown>
   /**
-   * Orders whose start is undecided although its command has a fate since `decidedBeforeMs`, or has none and expired
-   * before `overdueBeforeMs`, or does not exist and the order is older than that. A bounded number, oldest first.
+   * Orders whose start is undecided although its command has a fate since `decidedBeforeMs` (since `overdueBeforeMs`, where
+   * its port charges: reports come every few minutes, one of them may name it), or has none and expired before
+   * `overdueBeforeMs`, or does not exist and the order is older than that. A bounded number, oldest first.
    */
   undecidedStarts(decidedBeforeMs: number, overdueBeforeMs: number): Promise<readonly UndecidedStart[]>
   /**
@@ -199,8 +200,6 @@ export class Reconciler {
   async #repair(start: UndecidedStart): Promise<'repaired' | 'timedOut' | undefined> {
     const { log, now } = this.#options
     const { orderNo, deviceId, commandId, status, result, finishedMs, epoch, wireHex } = start
-    // its port charges, and reports come every few minutes: one of them may name it
-    if (result?.port_charging === true && now() - (finishedMs ?? 0) < this.#options.reconcileAfterMs) return undefined
     const businessNo = result?.business_no
     const wants: Wants = {
       orderNos: [orderNo],

@@ -3,12 +3,11 @@
  * fresh migrated database for whoever asks. Never Debian's, never a mock.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { rmSync } from 'node:fs'
 import { connect, type Sql } from '../main/database/connect.ts'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../main/database/embedded-postgres.ts'
 import { MIGRATIONS_DIR, migrate, readMigrations } from '../main/database/migrate.ts'
+import { temporaryDirectory } from './temporary-directory.ts'
 
 export interface TestDatabase {
   readonly url: string
@@ -73,13 +72,6 @@ export function withDatabase(url: string, name: string): string {
   const changed = new URL(url)
   changed.pathname = `/${name}`
   return changed.href
-}
-
-/** A directory that also PostgreSQL's user may enter. */
-export function temporaryDirectory(): string {
-  const dir = mkdtempSync(join(tmpdir(), 'pilegate-test-'))
-  chmodSync(dir, 0o755)
-  return dir
 }
 
 async function startServer(): Promise<Server> {

@@ -344,7 +344,7 @@ export class ModelOrders {
         row === undefined
           ? createdMs < overdueBeforeMs
           : row.finishedMs !== null
-            ? row.finishedMs < decidedBeforeMs
+            ? row.finishedMs < (row.result?.['port_charging'] === true ? overdueBeforeMs : decidedBeforeMs)
             : row.command.expiresMs < overdueBeforeMs
       if (!isDue) continue
       undecided.push({

@@ -207,7 +207,10 @@ async function keepContradiction(tx: TransactionSql, fates: CommandFates, row: C
   const digest = createHash('sha256').update(`${commandId}/${status}/${reason}`).digest('hex')
   await tx`
     insert into quarantine (tenant_id, device_id, reason, bytes, note, digest)
-    values (coalesce((select tenant_id from devices where device_id = ${deviceId}), 'default'), ${deviceId},
-      'command_fate_conflict', ${Buffer.from(result)}, ${note}, ${`fate:${digest}`})
+    values (
+      coalesce(
+        (select tenant_id from outbound_queue where command_id = ${commandId}),
+        (select tenant_id from devices where device_id = ${deviceId}), 'default'),
+      ${deviceId}, 'command_fate_conflict', ${Buffer.from(result)}, ${note}, ${`fate:${digest}`})
     on conflict (digest) do nothing`
 }

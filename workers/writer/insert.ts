@@ -798,7 +798,10 @@ async function keepContradiction(tx: TransactionSql, row: SettlementRow): Promis
   await tx`
     insert into quarantine (tenant_id, device_id, reason, bytes, note, digest)
     values (
-      coalesce((select tenant_id from devices where device_id = ${deviceId}), 'default'),
+      coalesce(
+        (select tenant_id from settlements
+          where device_id = ${deviceId} and socket = ${socket} and port = ${port} and order_key = ${orderKey}),
+        (select tenant_id from devices where device_id = ${deviceId}), 'default'),
       ${deviceId}, 'settlement_conflict', ${Buffer.from(row.frame)}, ${note}, ${`settlement:${digest}`})
     on conflict (digest) do nothing`
 }

@@ -297,6 +297,28 @@ test('BKV: a result behind the last timeout brings its business number: its orde
   )
 })
 
+test('evidence against an order or a command is theirs who had the device then', async () => {
+  const { sql } = database
+  await sql`insert into tenants (tenant_id, name) values ('beta', 'Beta') on conflict do nothing`
+  await sql`insert into devices (device_id, protocol) values (${AP}, 'ap3000')`
+  await insert(settlement({ origin: 'card', cardId: '7a8d05dd' }))
+  await charge('ap3000', { port: 3 })
+  await insert(sent(AT_MS), fate({ status: DEAD, reason: 'no_result' }))
+  await sql`update devices set tenant_id = 'beta'`
+  await insert(
+    settlement({ origin: 'card', cardId: '7a8d05dd', durationS: 7 }),
+    fate({ status: REFUSED, reason: 'port_fault', atMs: AT_MS + SEC }),
+  )
+  const rows = await sql`select tenant_id, reason from quarantine order by reason`
+  assert.deepEqual(
+    rows.map((row) => [row['tenant_id'], row['reason']]),
+    [
+      ['default', 'command_fate_conflict'],
+      ['default', 'settlement_conflict'],
+    ],
+  )
+})
+
 test('BKV: the 07 result names the order; reports and the end find it; a repeat days later changes nothing', async () => {
   await charge('bkv')
   await insert(sent(AT_MS, { deviceId: BKV }))

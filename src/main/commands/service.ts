@@ -589,7 +589,7 @@ const withoutSecrets = (params: Readonly<Record<string, unknown>>) =>
 const LEFT_ON_CARD = `
   select c.balance_fen - coalesce((
     select sum((o.request ->> 'amount_fen')::bigint) from orders o
-    where o.tenant_id = c.tenant_id and o.card_id = c.card_id
+    where o.tenant_id = $1 and o.card_id = $2
       and (o.state in ('pending', 'starting', 'charging', 'stopping')
         or o.state = 'failed' and o.fail_reason = any($3::text[]) and o.created_at > now() - interval '7 days'
           and (o.created_at > now() - interval '10 minutes' or exists (

@@ -9,7 +9,8 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, readlinkSync, rmSync, s
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { TEST_SETTINGS, temporaryDirectory } from '../../testing/database.ts'
+import { TEST_SETTINGS } from '../../testing/database.ts'
+import { temporaryDirectory } from '../../testing/temporary-directory.ts'
 import { connect } from './connect.ts'
 import { type EmbeddedPostgres, linkLibraries, startEmbeddedPostgres } from './embedded-postgres.ts'
 

@@ -7,7 +7,8 @@ import assert from 'node:assert/strict'
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
-import { openTestDatabase, type TestDatabase, temporaryDirectory } from '../../testing/database.ts'
+import { openTestDatabase, type TestDatabase } from '../../testing/database.ts'
+import { temporaryDirectory } from '../../testing/temporary-directory.ts'
 import { dropDayPartitions, endGeneration, ensureDayPartitions, takeGeneration } from './boots.ts'
 import { MIGRATIONS_DIR, migrate } from './migrate.ts'
 
@@ -75,6 +76,37 @@ test('an edited file, a gap, an unknown version and a failing file are refused w
   mkdirSync(gap)
   writeFileSync(join(gap, '0002_second.sql'), 'select 1;')
   await assert.rejects(migrate(database.url, gap), code('GW_MIGRATION_NAME'))
+})
+
+test('deliveries that waited in lanes of orders wait in their device’s, the first of them alone with a time', async () => {
+  const other = await openTestDatabase({ empty: true })
+  const { sql, url } = other
+  const before0014 = join(dir, 'before-0014')
+  cpSync(MIGRATIONS_DIR, before0014, { recursive: true })
+  for (const name of readdirSync(before0014)) if (name >= '0014') rmSync(join(before0014, name))
+  await migrate(url, before0014)
+  await sql`insert into webhook_endpoints (endpoint_id, url, secret) values ('e', 'http://127.0.0.1/', 's')`
+  const lanes = ['order d1 A', 'device d1', 'order d1 A', 'order d1 B', 'order d2 C', 'device d3']
+  for (const [index, lane] of lanes.entries())
+    await sql`
+      insert into webhook_deliveries (endpoint_id, tenant_id, event_id, event_type, lane, status, next_attempt_at)
+      values ('e', 'default', ${`v${index}`}, 'x', ${lane}, ${index === 0 ? 'delivered' : 'pending'},
+        ${index === 2 ? null : new Date()})`
+  await migrate(url)
+  const rows = await sql`
+    select lane, next_attempt_at is not null as has_time from webhook_deliveries order by delivery_id`
+  assert.deepEqual(
+    rows.map((row) => [row['lane'], row['has_time']]),
+    [
+      ['order d1 A', true],
+      ['device d1', true],
+      ['device d1', false],
+      ['device d1', false],
+      ['device d2', true],
+      ['device d3', true],
+    ],
+  )
+  await other.close()
 })
 
 test('a day that nobody prepared keeps its rows, and gets them when it is prepared; old days go', async () => {
