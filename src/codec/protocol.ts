@@ -250,6 +250,8 @@ export interface Protocol {
    * decides which one is meant (workers/writer).
    */
   readonly reusesOrderNumbers?: true
+  /** Its end report says the power of the last moment, not the highest of the charge (BKV 6, 02). */
+  readonly endsWithLastPower?: true
 }
 
 /** Result of a lookup whose device key is one safe integer over all protocols: index * 2^47 + deviceNo. */

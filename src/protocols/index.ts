@@ -15,6 +15,9 @@ export function parseAnyDeviceId(text: string): { readonly protocol: Protocol; r
   return undefined
 }
 
+/** @returns undefined: no protocol of ours (a row of another release) */
+export const protocolNamed = (name: string) => PROTOCOLS.find((protocol) => protocol.name === name)
+
 /** Every model profile, by protocol, the defaults first. */
 export const MODEL_PROFILES: readonly ModelProfile[] = PROTOCOLS.flatMap(({ profiles }) => profiles)
 
@@ -31,6 +34,6 @@ export function profilesOfDevice(deviceId: string): readonly ModelProfile[] {
  * @returns undefined: no protocol of ours, what was converted before stands
  */
 export function energyWhPerRaw(protocolName: string, profileName: string | null): number | undefined {
-  const protocol = PROTOCOLS.find(({ name }) => name === protocolName)
+  const protocol = protocolNamed(protocolName)
   return protocol === undefined ? undefined : chooseProfile(protocol.profiles, profileName, {}).energyWhPerRaw
 }

@@ -10,6 +10,7 @@
  */
 import { eventIdOf } from '../../src/events/event-id.ts'
 import { type OrderEvent, settlementEvent, transition } from '../../src/orders/state.ts'
+import { protocolNamed } from '../../src/protocols/index.ts'
 import type { orderStartRow, ProgressRow, SettlementRow } from '../../src/rows/index.ts'
 import type { RowOf } from '../../src/rows/row.ts'
 import { REUSED_MARK } from '../../src/session/order-key.ts'
@@ -564,7 +565,8 @@ export class OrderBook {
     order.durationS = row.durationS
     order.endedMs = order.startedMs + row.durationS * 1_000
     order.energyWh = row.energyWh
-    order.maxPowerW = IS_POWER_OF_THE_END.has(row.protocol)
+    // else the tier, and with it the price, would hang on the watts at the end
+    order.maxPowerW = protocolNamed(row.protocol)?.endsWithLastPower
       ? Math.max(row.maxPowerW ?? 0, order.maxPowerW ?? 0)
       : row.maxPowerW || (order.maxPowerW ?? 0)
     order.endReason = row.endReason
@@ -776,12 +778,6 @@ export class OrderBook {
 }
 
 const settlementKey = (order: Order) => `${placeOf(order)}/${order.orderKey}`
-
-/**
- * Whose end report says the power of the last moment, not the highest of the charge (BKV 6, 02): what the progress said
- * counts as well, or the tier, and with it the price, would hang on the watts at the end.
- */
-const IS_POWER_OF_THE_END: ReadonlySet<string> = new Set(['bkv'])
 
 /** `cards.rate_mode` */
 const MONTHLY = 1

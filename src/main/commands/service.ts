@@ -7,7 +7,7 @@
  * database connection), between processes by an advisory lock.
  */
 
-import { createHash, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { parameters } from '../../../workers/writer/columns.ts'
 import { COMMAND_STATES } from '../../../workers/writer/command-fates.ts'
 import { run } from '../../../workers/writer/statements.ts'
@@ -23,7 +23,7 @@ import {
   stopPlan,
 } from '../../orders/charge-plan.ts'
 import { newOrderNo, ORDER_NO_RANDOM_BYTES } from '../../orders/order-number.ts'
-import { isTariffProblem, parseTariff, type Tariff } from '../../orders/tariff.ts'
+import type { Tariff } from '../../orders/tariff.ts'
 import { parseAnyDeviceId } from '../../protocols/index.ts'
 import { COMMAND_STATUS, PRIORITY } from '../../session/command-lane.ts'
 import { writeAudit } from '../admin/audit.ts'
@@ -41,6 +41,8 @@ import {
   type Target,
 } from './intake.ts'
 import { RateLimit } from './rate-limit.ts'
+import { readTariff } from './read-tariff.ts'
+import { digestOf } from './request-digest.ts'
 
 type CommandState = (typeof COMMAND_STATES)[number]
 
@@ -184,7 +186,7 @@ export class CommandService {
             running.is_own ? { order_no: running.order_no, state: running.state } : {},
           )
         const given = body.tariff ?? device.tariff ?? null
-        const tariff = given === null ? undefined : tariffOf(given, body.tariff !== undefined)
+        const tariff = given === null ? undefined : readTariff(given, body.tariff !== undefined)
         const orderNo = body.order_no ?? newOrderNo(randomBytes(ORDER_NO_RANDOM_BYTES))
         const plan = planned(chargePlan(protocol.name, chargeRequest(body, socket, orderNo, tariff)))
         return {
@@ -510,19 +512,6 @@ function socketOf(protocol: Protocol, socket: number | undefined): number {
   return 0
 }
 
-function tariffOf(json: unknown, isGiven: boolean): Tariff {
-  const tariff = parseTariff(json)
-  if (!isTariffProblem(tariff)) return tariff
-  const details = {
-    reason: 'tariff_invalid',
-    field: tariff.at.startsWith('tariff') ? tariff.at : `tariff.${tariff.at}`,
-    problem: tariff.problem,
-  }
-  throw isGiven
-    ? new HttpError('INVALID_ARGUMENT', `tariff: ${tariff.at}: ${tariff.problem}`, details)
-    : new HttpError('FAILED_PRECONDITION', `tariff of the device: ${tariff.at}: ${tariff.problem}`, details)
-}
-
 function chargeRequest(body: ChargeBody, socket: number, orderNo: string, tariff: Tariff | undefined): ChargeRequest {
   return {
     mode: body.mode,
@@ -548,21 +537,6 @@ function orderRequest(body: ChargeBody): object {
 function planned<P extends object>(plan: P | Refusal): P {
   if (!isRefusal(plan)) return plan
   throw new HttpError(plan.code, plan.message, { reason: plan.reason })
-}
-
-/** The same for the same request, whatever the order of its keys. */
-export function digestOf(route: string, deviceId: string, body: object): string {
-  return createHash('sha256')
-    .update(`${route}\n${deviceId}\n${canonical(body)}`)
-    .digest('hex')
-}
-
-function canonical(value: unknown): string {
-  if (Array.isArray(value)) return `[${value.map(canonical).join(',')}]`
-  if (typeof value !== 'object' || value === null) return JSON.stringify(value) ?? 'null'
-  const entries = Object.entries(value).filter(([, item]) => item !== undefined)
-  entries.sort(([one], [other]) => (one < other ? -1 : 1))
-  return `{${entries.map(([name, item]) => `${JSON.stringify(name)}:${canonical(item)}`).join(',')}}`
 }
 
 function attempt<T>(

@@ -132,4 +132,5 @@ export const bkv: Protocol = {
   },
   // business numbers have 16 bits and start over with a replaced board (BKV 9)
   reusesOrderNumbers: true,
+  endsWithLastPower: true,
 }

@@ -3,10 +3,10 @@ import * as z from 'zod'
 import { PORT_STATES } from '../../../codec/facts.ts'
 import { TENANT_DEFAULT } from '../../../config/api-keys.ts'
 import { HttpError } from '../../../errors/errors.ts'
-import { isTariffProblem, parseTariff } from '../../../orders/tariff.ts'
 import { MODEL_PROFILES, profilesOfDevice } from '../../../protocols/index.ts'
 import { PRESENCE_REASONS, presenceFrom } from '../../../session/presence.ts'
 import { snakeOf } from '../../commands/catalogue.ts'
+import { readTariff } from '../../commands/read-tariff.ts'
 import type { Sql } from '../../database/connect.ts'
 import { writeAudit } from '../audit.ts'
 import { defineRoute, type Route } from '../route.ts'
@@ -306,7 +306,7 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
           throw new HttpError('INVALID_ARGUMENT', `body.model_profile: one of ${names.join(', ')}`, {
             model_profiles: names,
           })
-        if (body.tariff !== undefined && body.tariff !== null) checkTariff(body.tariff)
+        if (body.tariff !== undefined && body.tariff !== null) readTariff(body.tariff, true)
         const mayReachAll = key.tenant === TENANT_DEFAULT && body.tenant !== undefined
         const tenant = body.tenant ?? key.tenant
         const { tenant: _, ...given } = body
@@ -342,18 +342,6 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
       },
     }),
   ]
-}
-
-/** @throws HttpError INVALID_ARGUMENT with the details a charge would be refused with */
-function checkTariff(json: unknown): void {
-  const tariff = parseTariff(json)
-  if (!isTariffProblem(tariff)) return
-  const { at, problem } = tariff
-  throw new HttpError('INVALID_ARGUMENT', `tariff: ${at}: ${problem}`, {
-    reason: 'tariff_invalid',
-    field: at.startsWith('tariff') ? at : `tariff.${at}`,
-    problem,
-  })
 }
 
 interface PortRow {
