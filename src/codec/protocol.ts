@@ -96,7 +96,8 @@ export type DeviceMemory = Record<string, number>
 
 /** What the cards table said about a swiped card. Money in fen, times in ms since the epoch. */
 export interface CardAnswer {
-  readonly status: 'ok' | 'unregistered' | 'insufficient' | 'expired' | 'blocked'
+  /** port_unusable: the card is good, and nothing can start on this port. */
+  readonly status: 'ok' | 'unregistered' | 'insufficient' | 'expired' | 'blocked' | 'port_unusable'
   readonly rateMode: 'time' | 'monthly' | 'energy' | 'per_use'
   readonly balanceFen: number
   readonly expiresMs: number | null
@@ -252,6 +253,8 @@ export interface Protocol {
   readonly reusesOrderNumbers?: true
   /** Its end report says the power of the last moment, not the highest of the charge (BKV 6, 02). */
   readonly endsWithLastPower?: true
+  /** The answer to a swipe starts nothing, a command has to follow (AP3000 7, 02). BKV carries the start in its answer. */
+  readonly startsCardByCommand?: true
 }
 
 /** Result of a lookup whose device key is one safe integer over all protocols: index * 2^47 + deviceNo. */

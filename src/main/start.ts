@@ -333,8 +333,8 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
         lanes[shard]!.pumps[message.lane].pump()
         return
       case 'card': {
-        const { questionId, deviceId, cardId } = message.question
-        answerCard(sql, deviceId, cardId, Date.now())
+        const { questionId } = message.question
+        answerCard(sql, message.question, Date.now())
           .catch((error: unknown) => {
             log.warn({ event: 'card.unanswered', err: error, msg: 'cards table could not be asked' })
             return undefined

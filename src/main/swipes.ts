@@ -1,6 +1,6 @@
 /**
- * What follows a card that was found good: on AP3000 the answer alone starts nothing, the device waits for an 82
- * (AP3000 7, 02). BKV carries the start in its answer. Thread: main, once per swipe.
+ * What follows a card that was found good, where the answer alone starts nothing (AP3000 7, 02: the device waits for an 82).
+ * Thread: main, once per swipe.
  */
 import type { CardAnswer } from '../codec/protocol.ts'
 import type { ApiKey } from '../config/api-keys.ts'
@@ -23,7 +23,7 @@ const SAME_SWIPE_MS = 30_000
 /** Starts the charge a swipe asked for: `CommandService.chargeByCard`. */
 export async function chargeByCard(options: SwipesOptions, question: CardQuestion, answer: CardAnswer): Promise<void> {
   const { deviceId, cardId, port, socket, messageId } = question
-  if (answer.status !== 'ok' || port === 0 || parseAnyDeviceId(deviceId)?.protocol.name !== 'ap3000') return
+  if (answer.status !== 'ok' || port === 0 || !parseAnyDeviceId(deviceId)?.protocol.startsCardByCommand) return
   try {
     const [device] = await options.sql<{ tenant_id: string }[]>`
       select tenant_id from devices where device_id = ${deviceId}`
@@ -38,7 +38,7 @@ export async function chargeByCard(options: SwipesOptions, question: CardQuestio
       { cardId, isMonthly: answer.rateMode === 'monthly' },
     )
   } catch (error) {
-    // the user hears the balance and sees nothing start; why is in the log
+    // something came between answer and start: the user hears the balance and sees nothing start; why is in the log
     const isRefused = error instanceof HttpError
     options.log.warn({
       event: 'swipe.unstarted',

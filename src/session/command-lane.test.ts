@@ -564,6 +564,22 @@ describe('a start in doubt', () => {
     assert.deepEqual(bench.fates.get('a')!.result, { business_no: 26 })
   })
 
+  test('BKV: a charge that was reported before the time was over confirms it then: its result said more, and never came', () => {
+    const bench = new Bench(bkv)
+    bench.charge = '0019'
+    const fields = { socket: 2, port: 0, on: 1, mode: 1, minutesMin: 60, energyWh: 0 }
+    bench.put('a', bkv, 'control', fields, { priority: PRIORITY.start, socket: 2, port: 1 })
+    bench.lane.chargeSeen(2, 1, '001a', 0, at(5_000))
+    bench.runTo(14_999)
+    assert.equal(bench.fates.get('a'), undefined)
+    bench.runTo(15_000)
+    const { status, reason, result, monoMs } = bench.fates.get('a')!
+    assert.deepEqual(
+      [status, reason, result, monoMs],
+      [COMMAND_STATUS.acked, 'confirmed_by_report', { business_no: 26 }, 15_000],
+    )
+  })
+
   test('BKV: where nobody knows what the port did before, a charge proves something when it began behind the start', () => {
     const fields = { socket: 2, port: 0, on: 1, mode: 1, minutesMin: 60, energyWh: 0 }
     const start = { priority: PRIORITY.start, socket: 2, port: 1 }

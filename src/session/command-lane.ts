@@ -97,6 +97,8 @@ interface Flying {
   isAsked: boolean
   /** The last report said that the port charges, whatever it charges. */
   isPortCharging: boolean
+  /** Number of a charge that is ours, as far as reports can tell: settles doubt, should the result not come. */
+  seenWireHex: string | undefined
   /** Waiting for evidence instead of a result. */
   watch: { readonly status: FinalStatus; readonly reason: string } | undefined
   /** What the port did when the start went out: only another charge proves that it worked. */
@@ -364,6 +366,7 @@ export class CommandLane {
       resultDueMonoMs: 0,
       isAsked: false,
       isPortCharging: false,
+      seenWireHex: undefined,
       watch: undefined,
       chargeBefore: this.#world.chargeBefore(command),
     }
@@ -442,7 +445,11 @@ export class CommandLane {
   }
 
   #watch(flying: Flying, otherwise: { status: FinalStatus; reason: string }, now: Moment): void {
-    const { command } = flying
+    const { command, seenWireHex } = flying
+    if (seenWireHex !== undefined) {
+      this.#confirmed(flying, seenWireHex)
+      return
+    }
     const ask = this.#protocol.askAfterStart?.(command.downlink.name, command.fields)
     // never later than the expiry plus one ack timeout
     const watchMs = Math.min(this.#options.ackTimeoutMs, command.expiresMs + this.#options.ackTimeoutMs - now.wallMs)
@@ -625,15 +632,16 @@ export class CommandLane {
           : isKnown(chargeBefore) && wireHex !== chargeBefore
       if (!isOurs || !this.#flying.includes(flying)) continue
       // a report may overtake the result, which says more (the business number): only doubt is settled by it
+      flying.seenWireHex = wireHex
       if (flying.watch === undefined && command.downlink.result !== 'none') continue
-      const businessNo = { business_no: Number.parseInt(wireHex, 16) }
-      this.#finish(
-        flying,
-        { status: COMMAND_STATUS.acked, reason: 'confirmed_by_report', attempts: flying.attempts },
-        businessNo,
-      )
+      this.#confirmed(flying, wireHex)
       this.advance(now)
     }
+  }
+
+  #confirmed(flying: Flying, wireHex: string): void {
+    const fate = { status: COMMAND_STATUS.acked, reason: 'confirmed_by_report', attempts: flying.attempts }
+    this.#finish(flying, fate, { business_no: Number.parseInt(wireHex, 16) })
   }
 
   #finish(flying: Flying, fate: Pick<Fate, 'status' | 'reason' | 'attempts'>, result: Fate['result']): void {

@@ -23,6 +23,7 @@ import { type Admin, createAdmin } from '../admin/admin.ts'
 import { commandRoutes, zCommand } from '../admin/routes/commands.ts'
 import { zOrder } from '../admin/routes/orders.ts'
 import { zError, zPage } from '../admin/shapes.ts'
+import { answerCard } from '../cards.ts'
 import { CommandDesk } from '../command-desk.ts'
 import { SqlCommandStore } from '../command-store.ts'
 import { Limits } from '../limits.ts'
@@ -994,6 +995,27 @@ describe('a swipe', () => {
       if (answer.status === 'rejected')
         assert.deepEqual([answer.reason.code, answer.reason.details.reason], ['FAILED_PRECONDITION', 'card_promised'])
     assert.deepEqual(await promisedFen(cardId), [500])
+  })
+
+  test('hears what can be: nothing left, no such port, a busy one; the same swipe hears the same again', async () => {
+    const { sql } = database
+    const [cardId, otherId] = [await newCard(500), await newCard(500)]
+    const piles = [await newDevice({ tariff: TARIFF, portCount: 2 }), await newDevice({ tariff: TARIFF })]
+    const heard = async (deviceId: string, card: string, port: number) =>
+      (await answerCard(sql, { deviceId, cardId: card, socket: 0, port }, Date.now())).status
+    assert.equal(await heard(piles[0]!, cardId, 1), 'ok')
+    await swipe(piles[0]!, cardId)
+    assert.deepEqual(
+      [
+        await heard(piles[0]!, cardId, 1),
+        await heard(piles[0]!, otherId, 1),
+        await heard(piles[0]!, otherId, 2),
+        await heard(piles[0]!, otherId, 3),
+        await heard(piles[1]!, cardId, 1),
+        await heard(piles[1]!, cardId, 0),
+      ],
+      ['ok', 'port_unusable', 'ok', 'port_unusable', 'insufficient', 'ok'],
+    )
   })
 
   test('a start whose result is missing may have worked: its promise stands until the port says otherwise', async () => {

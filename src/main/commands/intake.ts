@@ -50,6 +50,7 @@ export interface RunningOrder {
   readonly order_no: string
   readonly state: string
   readonly origin: string
+  readonly card_id: string | null
   readonly wire_hex: string | null
   readonly command_id: string | null
   readonly start_status: number | null
@@ -454,7 +455,7 @@ const PORTS = {
 const RUNNING_ORDERS = `
   select i.ordinal, r.* from ${source(PORTS)}
   cross join lateral (
-    select o.order_no, o.state, o.origin, o.wire_hex, o.command_id, q.status as start_status, p.state as port_state,
+    select o.order_no, o.state, o.origin, o.card_id, o.wire_hex, o.command_id, q.status as start_status, p.state as port_state,
       o.tenant_id = i.tenant_id as is_own
     from orders o
     left join ports p on p.device_id = o.device_id and p.socket = o.socket and p.port = o.port

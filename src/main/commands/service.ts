@@ -10,7 +10,6 @@
 import { randomBytes } from 'node:crypto'
 import { parameters } from '../../../workers/writer/columns.ts'
 import { COMMAND_STATES } from '../../../workers/writer/command-fates.ts'
-import { run } from '../../../workers/writer/statements.ts'
 import { IN_DOUBT } from '../../../workers/writer/which-order.ts'
 import type { Fields, Protocol } from '../../codec/protocol.ts'
 import { HttpError } from '../../errors/errors.ts'
@@ -572,6 +571,13 @@ const LEFT_ON_CARD = `
               and (p.wire_hex is null or p.wire_hex is not distinct from o.wire_hex))))), 0) as left_fen
   from cards c where c.tenant_id = $1 and c.card_id = $2`
 
+/** @returns fen that no running order may use up; 0: no such card */
+export async function leftOnCard(sql: Sql | TransactionSql, tenant: string, cardId: string): Promise<number> {
+  const doubts = parameters({ doubts: 'text' }, { doubts: [...IN_DOUBT] })
+  const [card] = await sql.unsafe<{ left_fen: number }[]>(LEFT_ON_CARD, [tenant, cardId, ...doubts], { prepare: true })
+  return Number(card?.left_fen ?? 0)
+}
+
 /** @throws HttpError FAILED_PRECONDITION nothing is left on the card */
 async function withCard(
   tx: TransactionSql,
@@ -581,9 +587,7 @@ async function withCard(
   tariff: unknown,
 ): Promise<ChargeBody> {
   if (isMonthly || tariff === null) return asked
-  const doubts = parameters({ doubts: 'text' }, { doubts: [...IN_DOUBT] })
-  const [card] = await run<{ left_fen: number }>(tx, LEFT_ON_CARD, [tenant, cardId, ...doubts])
-  const leftFen = Number(card?.left_fen ?? 0)
+  const leftFen = await leftOnCard(tx, tenant, cardId)
   if (leftFen > 0) return { ...asked, mode: 'budget', amount_fen: leftFen }
   throw new HttpError('FAILED_PRECONDITION', 'the card’s balance is promised to running orders', {
     reason: 'card_promised',
@@ -594,7 +598,7 @@ async function withCard(
  * Does this order keep another from starting? What we started does until it ends. What the device started (a card) may
  * have ended without our hearing of it: then the port says so.
  */
-function isInTheWay({ origin, command_id: commandId, port_state }: RunningOrder): boolean {
+export function isInTheWay({ origin, command_id: commandId, port_state }: RunningOrder): boolean {
   return origin === 'online' || commandId !== null || port_state === null || isCharging(port_state)
 }
 

@@ -175,6 +175,19 @@ describe('results', () => {
     assert.equal(outcome('4d'), 'false unknown result_77 2')
   })
 
+  test('8B: the bytes read are what its result says', () => {
+    const [fact] = hear(0x8b, hex('00cafebabe')).facts
+    assert.ok(fact?.fact === 'result')
+    assert.deepEqual([fact.ok, fact.content], [true, { eepromHex: 'cafebabe' }])
+  })
+
+  test('8A: a limit that the rate mode does not have is refused, not dropped', () => {
+    const change = { rateMode: 0, port: 0, durationS: 600 }
+    assert.equal(encode('changeCharge', change), '00005802')
+    assert.throws(() => encode('changeCharge', { ...change, energy10Wh: 100 }), { field: 'energy10Wh' })
+    assert.throws(() => encode('changeCharge', { ...change, rateMode: 2, energy10Wh: 100 }), { field: 'durationS' })
+  })
+
   test('chunk 0 asks for firmware', () => {
     assert.deepEqual(
       hearVector('fa-syn-request').facts.map(({ fact }) => fact),

@@ -135,6 +135,7 @@ export const ap3000: Protocol = {
   useProfile,
   // 16 bits at half a second each come round after nine hours: nothing is in flight that long
   nextMessageId: (last) => ((last ?? 0) + 1) & 0xffff || 1,
+  startsCardByCommand: true,
   // 8, 82: after a time-out the charge may run; 81 makes the device tell
   askAfterStart: (name, fields) =>
     name === 'startCharge' && fields['command'] === 1 ? { name: 'askStatus', fields: {} } : undefined,

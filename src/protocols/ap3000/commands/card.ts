@@ -102,6 +102,7 @@ const ACCOUNT_STATUS: Readonly<Record<CardAnswer['status'], number>> = {
   insufficient: 0x06,
   expired: 0x07,
   blocked: 0x01,
+  port_unusable: 0x08,
 }
 const RATE_MODE: Readonly<Record<CardAnswer['rateMode'], number>> = { time: 0, monthly: 1, energy: 2, per_use: 3 }
 const RATE_MONTHLY = 1

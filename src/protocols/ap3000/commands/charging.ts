@@ -1,6 +1,6 @@
 /** AP3000 document, section 8: 82 start and stop, 8A change the running order, 81 ask for status. */
 import { type Body, downlink, uplink } from '../../../codec/command.ts'
-import { fields as fieldsOf, limited, optional, u8, u16le, u32le } from '../../../codec/fields.ts'
+import { FieldError, fields as fieldsOf, limited, optional, u8, u16le, u32le } from '../../../codec/fields.ts'
 import { type Fields, RESULT_WITHIN_MS } from '../../../codec/protocol.ts'
 import { energy16, flag, port, portOf, power16, result, seconds16, timestamp32 } from '../fields.ts'
 import { orderHex } from './order.ts'
@@ -155,7 +155,12 @@ const CHANGE_ENERGY = 2
 const body8A: Body = {
   decode: (bytes, from, to) =>
     (from < to && bytes[from] === CHANGE_ENERGY ? changeEnergy : changeTime).decode(bytes, from, to),
-  encode: (fields) => (fields['rateMode'] === CHANGE_ENERGY ? changeEnergy : changeTime).encode(fields),
+  encode: (fields) => {
+    const isEnergy = fields['rateMode'] === CHANGE_ENERGY
+    const other = isEnergy ? 'durationS' : 'energy10Wh'
+    if (fields[other] !== undefined) throw new FieldError(other, 'the rate mode has another limit')
+    return (isEnergy ? changeEnergy : changeTime).encode(fields)
+  },
   parameters: [
     ...changeTime.parameters.map((one) => (one.name === 'durationS' ? { ...one, isOptional: true } : one)),
     ...changeEnergy.parameters.filter(({ name }) => name === 'energy10Wh').map((one) => ({ ...one, isOptional: true })),

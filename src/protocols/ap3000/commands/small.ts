@@ -160,7 +160,10 @@ export const smallUplinks: readonly Uplink[] = [
     section: '8, 8B',
     summary: 'result of 8B: 0 ok, and the bytes read',
     fields: { result, eepromHex: optional(restHex(DATA_BYTES_MAX)) },
-    facts: (fields) => [resultFact('readEeprom', fields)],
+    facts: (fields) => {
+      const { result: _, ...content } = fields
+      return [{ ...resultFact('readEeprom', fields), content }]
+    },
     reply: 'none',
   }),
   byteResult(0x8c, 'writeEeprom', '8, 8C'),
