@@ -3,7 +3,16 @@
  * after its last record was torn by a crash; identity fields are masked at any depth. Tried on real files.
  */
 import assert from 'node:assert/strict'
-import { appendFileSync, mkdtempSync, readdirSync, rmSync, statSync, truncateSync } from 'node:fs'
+import {
+  appendFileSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
@@ -67,6 +76,14 @@ test('a torn record is left out, the others stay', async () => {
   appendFileSync(segment.replace(/seg$/, 'idx'), Buffer.alloc(11))
   const found = await readRecorded(folder, 7, 0, START_MS + 100, 100)
   assert.equal(found.length, 9)
+  assert.deepEqual(await readRecorded(folder, 7, 0, START_MS + 100, 3), found.slice(0, 3))
+  assert.deepEqual(await readRecorded(folder, 7, 0, START_MS + 100, 100, found[5]), found.slice(6))
+  // a damaged one does not count towards the limit
+  const bytes = readFileSync(segment)
+  bytes[72 * 4 + 40] = 0xff
+  writeFileSync(segment, bytes)
+  const intact = found.filter((_, index) => index !== 4)
+  assert.deepEqual(await readRecorded(folder, 7, 0, START_MS + 100, 6), intact.slice(0, 6))
   rmSync(folder, { recursive: true })
 })
 

@@ -130,7 +130,7 @@ export function createAdmin(options: AdminOptions): Admin {
     const context = {
       params: checked('path', route.params, params),
       query: checked('query', route.query, queryOf(request.query)),
-      body: route.body === undefined ? undefined : checked('body', route.body, parseJson(await request.body)),
+      body: route.body === undefined ? undefined : checked('body', route.body, bodyOf(route, await request.body)),
       bytes: route.takesBytes === true ? await request.body : NO_BYTES,
       // public routes have no key in their declared context; reading it there is a mistake that must show
       key: key as ApiKey,
@@ -300,6 +300,9 @@ function queryOf(text: string): Record<string, string> {
   }
   return values
 }
+
+const bodyOf = ({ bodyIsOptional }: Route, bytes: Uint8Array): unknown =>
+  bodyIsOptional === true && bytes.length === 0 ? {} : parseJson(bytes)
 
 /** Printable ASCII, as a caller would log it. */
 const IDEMPOTENCY_KEY = /^[\x20-\x7e]{1,255}$/

@@ -130,7 +130,7 @@ function operation(route: Route, answerRef: (schema: z.ZodType) => Json): Json {
       ? {}
       : {
           requestBody: {
-            required: true,
+            required: route.bodyIsOptional !== true,
             content: { 'application/json': { schema: ref(`${operationId(route)}Body`) } },
           },
         }),

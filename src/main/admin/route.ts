@@ -43,6 +43,8 @@ export interface RouteDeclaration<P extends z.ZodType, Q extends z.ZodType, B ex
   readonly params?: P
   readonly query?: Q
   readonly body?: B
+  /** Without a body it is `{}`, which `body` must take. */
+  readonly bodyIsOptional?: true
   /** The body is bytes and no JSON; `handle` gets them as they came, at most 1 MiB. */
   readonly takesBytes?: true
   /** JSON; absent: `handle` returns a RawBody of `contentType`. */
@@ -74,6 +76,7 @@ export interface Route {
   readonly params?: z.ZodType
   readonly query?: z.ZodType
   readonly body?: z.ZodType
+  readonly bodyIsOptional?: true
   readonly takesBytes?: true
   readonly response?: z.ZodType
   readonly contentType?: string

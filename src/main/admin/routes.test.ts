@@ -499,16 +499,22 @@ describe('cards', () => {
       [card.status, card.rate_mode, card.balance_fen, card.expires_at],
       ['active', 'energy', 500, expires_at],
     )
-    assert.deepEqual(await answerCard(database.sql, '04ab373b', 'aabbccdd', NOW), {
-      status: 'ok',
-      rateMode: 'energy',
-      balanceFen: 500,
-      expiresMs: Date.parse(expires_at),
-    })
+    assert.deepEqual(
+      await answerCard(database.sql, { deviceId: '04ab373b', cardId: 'aabbccdd', socket: 0, port: 1 }, NOW),
+      {
+        status: 'ok',
+        rateMode: 'energy',
+        balanceFen: 500,
+        expiresMs: Date.parse(expires_at),
+      },
+    )
     const blocked = await ask('PUT', '/cards/aabbccdd', 'root-secret', { status: 'blocked', expires_at: null })
     assert.equal(blocked.status, 200)
     assert.deepEqual(zCard.parse(await blocked.json()).balance_fen, 500)
-    assert.equal((await answerCard(database.sql, '04ab373b', 'aabbccdd', NOW)).status, 'blocked')
+    assert.equal(
+      (await answerCard(database.sql, { deviceId: '04ab373b', cardId: 'aabbccdd', socket: 0, port: 1 }, NOW)).status,
+      'blocked',
+    )
     // of another tenant: the same number is another card
     assert.equal((await ask('PUT', '/cards/aabbccdd', 'north-secret', { balance_fen: 1 })).status, 201)
     const { items } = await get(zPage(zCard), '/cards')

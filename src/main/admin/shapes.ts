@@ -14,6 +14,13 @@ export const timeOrNull = (at: Date | null) => (at === null ? null : at.toISOStr
 /** A time in a query or body: RFC 3339 with any offset. */
 export const zTimeInput = z.iso.datetime({ offset: true }).transform((text) => new Date(text))
 
+/** What takes a `from` and a `to`: a window that ends before it begins is a mistake, and no empty list. */
+export const inOrderOfTime = <T extends z.ZodType<{ from?: Date | undefined; to?: Date | undefined }>>(schema: T): T =>
+  schema.refine(({ from, to }) => from === undefined || to === undefined || from <= to, {
+    path: ['from'],
+    message: 'is later than to',
+  })
+
 export const zPageQuery = {
   limit: z.coerce
     .number()
@@ -32,6 +39,8 @@ export const zPage = <T extends z.ZodType>(item: T) =>
 const CURSOR_VALUES = {
   text: (value: string) => !value.includes('\0'),
   number: (value: string) => /^\d{1,15}$/.test(value),
+  /** Of a column of type bigint. */
+  bigint: (value: string) => /^\d{1,18}$/.test(value),
   /** As `to_json` writes a timestamptz: microseconds. */
   time: (value: string) => {
     const ms = /^\d{4}-\d\d-\d\dT[\d:.]{8,15}\+00:00$/.test(value) ? Date.parse(value) : Number.NaN
@@ -43,6 +52,19 @@ const CURSOR_VALUES = {
 /** @param kind which list it belongs to: a cursor of another list is refused instead of leading somewhere odd */
 export function encodeCursor(kind: string, values: readonly string[]): string {
   return Buffer.from(JSON.stringify([kind, ...values])).toString('base64url')
+}
+
+/**
+ * For a list that is told from one of several sources, each with cursors of its own.
+ * @returns what it was made for, still to be checked by `decodeCursor`; undefined: no cursor
+ */
+export function kindOfCursor(cursor: string | undefined): unknown {
+  if (cursor === undefined) return undefined
+  try {
+    return (JSON.parse(Buffer.from(cursor, 'base64url').toString('utf8')) as unknown[])[0]
+  } catch {
+    return 'none'
+  }
 }
 
 /**

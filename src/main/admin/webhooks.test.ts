@@ -139,7 +139,15 @@ describe('the event stream', () => {
     assert.equal(await count('device_id=0000beef'), 3)
     assert.equal(await count(`cursor=${items[119]!.cursor}`), 3)
     assert.equal(await count(`after=${items.at(-1)!.cursor}`), 0)
-    for (const query of ['after=x', 'after=-1', 'after=1e3', 'type=nonsense', 'limit=501', 'from=yesterday'])
+    for (const query of [
+      'after=x',
+      'after=-1',
+      'after=1e3',
+      'type=nonsense',
+      'limit=501',
+      'from=yesterday',
+      'from=2026-02-01T00:00:00.001Z&to=2026-02-01T00:00:00Z',
+    ])
       await refused('INVALID_ARGUMENT', 'GET', `/events?${query}`)
   })
 
@@ -380,6 +388,25 @@ describe('webhooks', () => {
       (await good(zNew, 'POST', `/webhooks/${made.id}/rotate`, { overlap_s: 0 })).previous_secret_until,
       null,
     )
+  })
+
+  test('a new secret without a body: the old one stays for a day; a body that is no JSON is refused', async () => {
+    const { id, ...made } = await make()
+    const rotated = await good(zNew, 'POST', `/webhooks/${id}/rotate`)
+    assert.notEqual(rotated.secret, made.secret)
+    assert.ok(Math.abs(Date.parse(rotated.previous_secret_until!) - Date.now() - 86_400_000) < 10_000)
+    await good(zWebhook, 'PATCH', `/webhooks/${id}`)
+    const text = await fetch(`http://127.0.0.1:${admin.port}/api/v1/webhooks/${id}/rotate`, {
+      method: 'POST',
+      headers: { Authorization: 'Bearer root-secret' },
+      body: ' ',
+    })
+    assert.equal(text.status, 400)
+    const { paths } = (await (await fetch(`http://127.0.0.1:${admin.port}/openapi.json`)).json()) as {
+      paths: Record<string, Record<string, { requestBody: { required: boolean } }>>
+    }
+    assert.equal(paths['/api/v1/webhooks/{id}/rotate']!['post']!.requestBody.required, false)
+    assert.equal(paths['/api/v1/webhooks/{id}/redeliver']!['post']!.requestBody.required, true)
   })
 
   test('test, redelivery by event, delivery and window; deliveries page by page; each wakes the relay', async () => {

@@ -22,6 +22,8 @@ import {
   timeNode,
 } from './pieces.js'
 
+/** As many as the server tells at once. */
+const IMAGES_MAX = 500
 const STATES = ['running', 'paused', 'finished', 'cancelled']
 /** In the order they stand in the bar. */
 const OUTCOMES = ['ok', 'sent', 'refused', 'mismatch', 'dead', 'expired', 'cancelled']
@@ -76,7 +78,7 @@ export function jobsPage(filters) {
     return [table(t('jobs'), heads, rows, t('no_jobs')), next]
   })
   const images = section(async () => {
-    const { items } = await get('/api/v1/firmware')
+    const { items } = await get('/api/v1/firmware', { limit: IMAGES_MAX })
     const heads = [t('name'), `#${t('bytes')}`, 'SHA-256', t('by'), t('made')]
     return table(
       t('firmware_images'),
@@ -390,7 +392,7 @@ async function askFirmware() {
   const make = repeatablePost()
   let images
   try {
-    ;({ items: images } = await get('/api/v1/firmware'))
+    ;({ items: images } = await get('/api/v1/firmware', { limit: IMAGES_MAX }))
   } catch (error) {
     toast(error.message, true)
     return

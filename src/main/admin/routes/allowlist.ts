@@ -72,6 +72,7 @@ export function allowlistRoutes({ sql, isDeviceId, changed }: AllowlistRoutesOpt
       summary: 'Let a device or a network in',
       params: zEntryParams,
       body: z.strictObject({ note: z.string().min(1).max(200).nullable().optional() }),
+      bodyIsOptional: true,
       response: zAllowlistEntry,
       statuses: [201],
       errors: ['FAILED_PRECONDITION'],

@@ -84,6 +84,7 @@ export function cardRoutes({ sql }: { readonly sql: Sql }): readonly Route[] {
       description: 'What is left out stays as it was; a new card is active, rated by time, with no balance.',
       params: zCardParams,
       body: zCardBody,
+      bodyIsOptional: true,
       response: zCard,
       statuses: [201],
       handle: async ({ key, params, body, requestId, remoteAddress, setStatus }) => {

@@ -1,6 +1,7 @@
 /** Devices: who they are, whether they are there, what their ports do. */
 import * as z from 'zod'
 import { PORT_STATES } from '../../../codec/facts.ts'
+import type { ModelProfile } from '../../../codec/profile.ts'
 import { TENANT_DEFAULT } from '../../../config/api-keys.ts'
 import { HttpError } from '../../../errors/errors.ts'
 import { MODEL_PROFILES, profilesOfDevice } from '../../../protocols/index.ts'
@@ -15,6 +16,7 @@ import {
   decodeCursor,
   encodeCursor,
   likePattern,
+  pageOf,
   timeOf,
   timeOrNull,
   zPage,
@@ -116,21 +118,17 @@ const zDeviceBody = z.strictObject({
     .describe('As on POST of a charge; null: none, the device names its own amounts'),
 })
 
-const zModelProfiles = z.object({
-  items: z.array(
+const zModelProfile = z.object({
+  name: z.string(),
+  protocol: z.string(),
+  summary: z.string(),
+  energy_wh_per_raw: z.number().describe('Wh per raw count of energy in reports'),
+  settings: z.record(z.string(), z.unknown()),
+  chosen_for: z.array(
     z.object({
-      name: z.string(),
-      protocol: z.string(),
-      summary: z.string(),
-      energy_wh_per_raw: z.number().describe('Wh per raw count of energy in reports'),
-      settings: z.record(z.string(), z.unknown()),
-      chosen_for: z.array(
-        z.object({
-          device_type: z.string(),
-          firmware_from: z.string(),
-          firmware_before: z.string().describe('Exclusive'),
-        }),
-      ),
+      device_type: z.string(),
+      firmware_from: z.string(),
+      firmware_before: z.string().describe('Exclusive'),
     }),
   ),
 })
@@ -205,22 +203,16 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
       description:
         'The first of each protocol is its default. A profile is chosen by name (PUT of a device), else for the device ' +
         'types and firmwares it names, which never changes energy_wh_per_raw.',
-      response: zModelProfiles,
+      query: z.strictObject(zPageQuery),
+      response: zPage(zModelProfile),
       needsDatabase: false,
-      handle: async () => ({
-        items: MODEL_PROFILES.map(({ name, protocol, summary, energyWhPerRaw, settings, chosenFor }) => ({
-          name,
-          protocol,
-          summary,
-          energy_wh_per_raw: energyWhPerRaw,
-          settings: Object.fromEntries(Object.entries(settings).map(([setting, value]) => [snakeOf(setting), value])),
-          chosen_for: chosenFor.map(({ deviceType, firmwareFrom, firmwareBefore }) => ({
-            device_type: deviceType,
-            firmware_from: firmwareFrom,
-            firmware_before: firmwareBefore,
-          })),
-        })),
-      }),
+      handle: async ({ query: { limit, cursor } }) => {
+        const [after] = decodeCursor('model-profiles', ['text'], cursor)
+        const index = MODEL_PROFILES.findIndex(({ name }) => name === after)
+        if (after !== undefined && index < 0) throw new HttpError('INVALID_ARGUMENT', 'cursor: no such model profile')
+        const rows = MODEL_PROFILES.slice(index + 1, index + 2 + limit)
+        return pageOf(rows, limit, modelProfileOf, ({ name }) => encodeCursor('model-profiles', [name]))
+      },
     }),
     defineRoute({
       method: 'GET',
@@ -291,6 +283,7 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
         'What happened before stays with the tenant it was given by, and so does an order that began before.',
       params: zDeviceParams,
       body: zDeviceBody,
+      bodyIsOptional: true,
       response: zDevice,
       statuses: [201],
       errors: ['NOT_FOUND'],
@@ -342,6 +335,21 @@ export function deviceRoutes(parts: DeviceParts): readonly Route[] {
       },
     }),
   ]
+}
+
+function modelProfileOf({ name, protocol, summary, energyWhPerRaw, settings, chosenFor }: ModelProfile) {
+  return {
+    name,
+    protocol,
+    summary,
+    energy_wh_per_raw: energyWhPerRaw,
+    settings: Object.fromEntries(Object.entries(settings).map(([setting, value]) => [snakeOf(setting), value])),
+    chosen_for: chosenFor.map(({ deviceType, firmwareFrom, firmwareBefore }) => ({
+      device_type: deviceType,
+      firmware_from: firmwareFrom,
+      firmware_before: firmwareBefore,
+    })),
+  }
 }
 
 interface PortRow {

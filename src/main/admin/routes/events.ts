@@ -5,7 +5,7 @@ import { EVENT_TYPES, type EventColumns, eventObjectOf } from '../../../events/e
 import type { Sql } from '../../database/connect.ts'
 import { refuseDropped } from '../../event-horizon.ts'
 import { defineRoute, type Route } from '../route.ts'
-import { zPage, zPageQuery, zTimeInput } from '../shapes.ts'
+import { inOrderOfTime, zPage, zPageQuery, zTimeInput } from '../shapes.ts'
 
 export const zEvent = z.object({
   cursor: z.string().describe('Place in the stream: what came later is asked for with it, here as in the WebSocket'),
@@ -24,18 +24,20 @@ const zCursor = z
     if (!/^\d{1,15}$/.test(text)) throw new HttpError('INVALID_ARGUMENT', 'after: not a cursor of the event stream')
     return Number(text)
   })
-const zEventQuery = z.strictObject({
-  limit: zPageQuery.limit,
-  after: zCursor.optional().describe('Cursor of the last event that is known; left out or 0: from the oldest kept'),
-  cursor: zCursor.optional().describe('The same as after'),
-  from: zTimeInput.optional().describe('Happened at or after; RFC 3339'),
-  to: zTimeInput.optional().describe('Happened before; RFC 3339'),
-  type: z.enum(EVENT_TYPES).optional(),
-  device_id: z
-    .string()
-    .regex(/^[0-9a-z]{1,32}$/)
-    .optional(),
-})
+const zEventQuery = inOrderOfTime(
+  z.strictObject({
+    limit: zPageQuery.limit,
+    after: zCursor.optional().describe('Cursor of the last event that is known; left out or 0: from the oldest kept'),
+    cursor: zCursor.optional().describe('The same as after'),
+    from: zTimeInput.optional().describe('Happened at or after; RFC 3339'),
+    to: zTimeInput.optional().describe('Happened before; RFC 3339'),
+    type: z.enum(EVENT_TYPES).optional(),
+    device_id: z
+      .string()
+      .regex(/^[0-9a-z]{1,32}$/)
+      .optional(),
+  }),
+)
 
 interface EventRow extends EventColumns {
   cursor: number | bigint

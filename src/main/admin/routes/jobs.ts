@@ -208,6 +208,8 @@ export function jobRoutes({ sql, jobs }: { readonly sql: Sql; readonly jobs: Job
       select coalesce(d.outcome, d.state) as what, count(*)::int as devices
       from job_devices d where d.job_id = j.job_id group by 1) c) as counts`
 
+  const imageColumns = sql`image_id, name, sha256, bytes, created_by, created_at, to_json(created_at) #>> '{}' as sort_key`
+
   async function find(jobId: string, tenant: string) {
     const [row] = await sql<JobColumns[]>`
       select ${columns} from jobs j where j.job_id = ${jobId} and j.tenant_id = ${tenant}`
@@ -313,7 +315,7 @@ export function jobRoutes({ sql, jobs }: { readonly sql: Sql; readonly jobs: Job
         const { imageId, isNew } = await jobs.addImage(context, context.query.name, context.bytes)
         if (!isNew) context.setStatus(200)
         const [row] = await sql<ImageColumns[]>`
-          select image_id, name, sha256, bytes, created_by, created_at from firmware_images where image_id = ${imageId}`
+          select ${imageColumns} from firmware_images where image_id = ${imageId}`
         return imageOf(row!)
       },
     }),
@@ -321,13 +323,16 @@ export function jobRoutes({ sql, jobs }: { readonly sql: Sql; readonly jobs: Job
       method: 'GET',
       path: '/api/v1/firmware',
       role: 'viewer',
-      summary: 'Firmware images, the newest first; at most 500',
-      response: z.object({ items: z.array(zImage) }),
-      handle: async ({ key }) => {
+      summary: 'Firmware images, the newest first',
+      query: z.strictObject(zPageQuery),
+      response: zPage(zImage),
+      handle: async ({ key, query: { limit, cursor } }) => {
+        const [time, id] = decodeCursor('firmware', ['time', 'text'], cursor)
         const rows = await sql<ImageColumns[]>`
-          select image_id, name, sha256, bytes, created_by, created_at from firmware_images
-          where tenant_id = ${key.tenant} order by created_at desc, image_id desc limit 500`
-        return { items: rows.map(imageOf) }
+          select ${imageColumns} from firmware_images where tenant_id = ${key.tenant}
+            ${time === undefined ? sql`` : sql`and (created_at, image_id) < (${time}::text::timestamptz, ${id!})`}
+          order by created_at desc, image_id desc limit ${limit + 1}`
+        return pageOf(rows, limit, imageOf, (last) => encodeCursor('firmware', [last.sort_key, last.image_id]))
       },
     }),
   ]
@@ -340,9 +345,11 @@ interface ImageColumns {
   bytes: number
   created_by: string
   created_at: Date
+  /** `created_at` in full precision. */
+  sort_key: string
 }
 
-const imageOf = ({ created_at, ...image }: ImageColumns) => ({ ...image, created_at: timeOf(created_at) })
+const imageOf = ({ created_at, sort_key: _, ...image }: ImageColumns) => ({ ...image, created_at: timeOf(created_at) })
 
 function requestOf(body: z.output<typeof zMake>): JobRequest {
   const { device_ids: deviceIds, filter, waves, expires_in_s: expiresInS } = body

@@ -6,7 +6,17 @@ import { CHARGE_MODES } from '../../../orders/charge-plan.ts'
 import { ORDER_STATES } from '../../../orders/state.ts'
 import type { Sql } from '../../database/connect.ts'
 import { defineRoute, type Route } from '../route.ts'
-import { decodeCursor, encodeCursor, pageOf, timeOrNull, zPage, zPageQuery, zTime, zTimeInput } from '../shapes.ts'
+import {
+  decodeCursor,
+  encodeCursor,
+  inOrderOfTime,
+  pageOf,
+  timeOrNull,
+  zPage,
+  zPageQuery,
+  zTime,
+  zTimeInput,
+} from '../shapes.ts'
 
 export const zOrder = z.object({
   order_no: z.string(),
@@ -37,16 +47,18 @@ export const zOrder = z.object({
 })
 type Order = z.input<typeof zOrder>
 
-const zOrderQuery = z.strictObject({
-  ...zPageQuery,
-  device_id: z
-    .string()
-    .regex(/^[0-9a-z]{1,32}$/)
-    .optional(),
-  state: z.enum(ORDER_STATES).optional(),
-  from: zTimeInput.optional().describe('Started at or after; RFC 3339'),
-  to: zTimeInput.optional().describe('Started before; RFC 3339'),
-})
+const zOrderQuery = inOrderOfTime(
+  z.strictObject({
+    ...zPageQuery,
+    device_id: z
+      .string()
+      .regex(/^[0-9a-z]{1,32}$/)
+      .optional(),
+    state: z.enum(ORDER_STATES).optional(),
+    from: zTimeInput.optional().describe('Started at or after; RFC 3339'),
+    to: zTimeInput.optional().describe('Started before; RFC 3339'),
+  }),
+)
 const zOrderParams = z.strictObject({ order_no: z.string().min(1).max(200) })
 
 interface OrderRow extends Omit<Order, 'started_at' | 'ended_at' | 'settled_at' | 'amount_fen'> {

@@ -23,6 +23,7 @@ import {
   assignments,
   decodeCursor,
   encodeCursor,
+  inOrderOfTime,
   pageOf,
   timeOf,
   timeOrNull,
@@ -136,12 +137,14 @@ const zChange = z.strictObject({
   status: z.enum(['active', 'paused']).optional().describe('active also starts a stopped endpoint again'),
 })
 const zParams = z.strictObject({ id: z.string().min(1).max(64) })
-const zRedeliver = z.strictObject({
-  delivery_id: z.int().min(1).optional(),
-  event_id: z.string().min(1).max(64).optional(),
-  from: zTimeInput.optional(),
-  to: zTimeInput.optional(),
-})
+const zRedeliver = inOrderOfTime(
+  z.strictObject({
+    delivery_id: z.int().min(1).optional(),
+    event_id: z.string().min(1).max(64).optional(),
+    from: zTimeInput.optional(),
+    to: zTimeInput.optional(),
+  }),
+)
 const zQueued = z.object({
   queued: z.int().describe('How many'),
   delivery_ids: z.array(z.int()).describe('The first 500 of them'),
@@ -299,6 +302,7 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
       description: 'What is left out stays. While stopped nothing was queued: redeliver the window after starting.',
       params: zParams,
       body: zChange,
+      bodyIsOptional: true,
       response: zWebhook,
       errors: ['NOT_FOUND'],
       handle: async ({ key, params, body, requestId, remoteAddress }) => {
@@ -357,6 +361,7 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
         'Until overlap_s is over the old secret signs as well: second signature in webhook-signature, X-Signature-Previous.',
       params: zParams,
       body: zRotate,
+      bodyIsOptional: true,
       response: zWebhookWithSecret,
       errors: ['NOT_FOUND'],
       handle: async ({ key, params, body, requestId, remoteAddress }) => {
@@ -461,8 +466,6 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
         const given = [deliveryId !== undefined, eventId !== undefined, from !== undefined || to !== undefined]
         if (given.filter(Boolean).length !== 1 || (from === undefined) !== (to === undefined))
           throw new HttpError('INVALID_ARGUMENT', 'body: exactly one of delivery_id, event_id, or from with to')
-        if (from !== undefined && to !== undefined && from > to)
-          throw new HttpError('INVALID_ARGUMENT', 'body.from: is later than to')
         const ids = await sql.begin(async (tx) => {
           refuseStopped(await find(tx, params.id, key.tenant))
           let queued: readonly number[]
