@@ -66,7 +66,11 @@ test('from the first frame on, while a session is open, and for what was settled
   const client = await DeviceClient.connect(gateway.tcpPort)
   client.send(endReport(0x0068))
   assert.deepEqual(await orders(1), [[0x68, 800, 800]])
-  assert.match(client.heardHex, /^fcff.*00020c0201/, 'the ack of section 6')
+  await eventually(
+    'the ack of section 6',
+    () => client.heardHex,
+    (heard) => /^fcff.*00020c0201/.test(heard),
+  )
 
   // the same session hears of the change
   assert.equal((await put({ model_profile: null })).status, 200)
