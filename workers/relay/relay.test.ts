@@ -22,7 +22,7 @@ import { eventually } from '../../src/testing/gateway-process.ts'
 import { openReceiver, type Receiver, type ReceiverOptions } from '../../src/testing/webhook-receiver.ts'
 import { makeSecret } from '../../src/webhooks/sign.ts'
 import { type AttemptResult, Relay, type RelayOptions, type RelayParts } from './relay.ts'
-import { fanOut, queueAgain, queueDeliveryAgain, stopEndpoint } from './store.ts'
+import { endRest, fanOut, queueAgain, queueDeliveryAgain, stopEndpoint } from './store.ts'
 
 let database: TestDatabase
 let sql: Sql
@@ -386,6 +386,54 @@ describe('faults', () => {
     )
     const [first, second] = receiver.received
     assert.ok(second!.atMonoMs - first!.atMonoMs >= 990, `${second!.atMonoMs - first!.atMonoMs} ms`)
+  })
+
+  test('a rest of an hour outlives a restart, and ends when its owner asks for a delivery', async () => {
+    const { receiver, id } = await hook({
+      behave: (_, response) => {
+        if (receiver.received.length > 1) return 200
+        response.writeHead(503, { 'retry-after': '3600' }).end()
+        return undefined
+      },
+    })
+    const first = startRelay({ concurrency: 1 })
+    for (let device = 0; device < 3; device++) await happen(1, { device: `0000000${device}` })
+    const restMs = () =>
+      sql`select extract(epoch from rest_until - now()) * 1000 as ms from webhook_endpoints where endpoint_id = ${id}`
+    await eventually('rest', restMs, ([row]) => Number(row!['ms']) > 3_590_000)
+    await first.stop(1_000)
+    const second = startRelay({ concurrency: 1 })
+    await sleep(200)
+    assert.equal(receiver.received.length, 1)
+    const [newest] = await sql`select max(delivery_id) as delivery_id from webhook_deliveries`
+    await sql.begin(async (tx) => {
+      await endRest(tx, id)
+      await queueDeliveryAgain(tx, id, Number(newest!['delivery_id']))
+    })
+    second.wake()
+    assert.ok((await settled(id, 3)).every((row) => row['status'] === 'delivered'))
+  })
+
+  test('a rest that this relay remembers ends all the same', async () => {
+    const { receiver, id } = await hook({
+      behave: (_, response) => {
+        if (receiver.received.length > 1) return 200
+        response.writeHead(429, { 'retry-after': '3600' }).end()
+        return undefined
+      },
+    })
+    startRelay({ concurrency: 1 })
+    await happen(1)
+    await eventually(
+      'rest',
+      () => sql`select from webhook_endpoints where endpoint_id = ${id} and rest_until > now()`,
+      ({ length }) => length === 1,
+    )
+    await happen(1, { device: '00000001' })
+    await sleep(100)
+    assert.equal(receiver.received.length, 1)
+    await sql.begin((tx) => endRest(tx, id))
+    assert.ok((await settled(id, 2)).every((row) => row['status'] === 'delivered'))
   })
 
   test('TLS that nobody vouches for', async (context) => {

@@ -27,6 +27,8 @@ import {
   markFailing,
   markHealthy,
   recover,
+  restEndpoint,
+  restingEndpoints,
   type StopReason,
   stopEndpoint,
   storeEnded,
@@ -71,7 +73,10 @@ interface Endpoint {
   concurrency: number | undefined
   /** Failures since the last success. */
   failures: number
+  /** Asked for by the receiver; infinite: being stopped. */
   restUntilMonoMs: number
+  /** The rest stands in the database, where its owner may end it. */
+  isRestStored: boolean
   failingSinceMs: number | undefined
 }
 
@@ -240,11 +245,12 @@ export class Relay {
 
   async #claim(): Promise<void> {
     const { concurrency, timeoutMs, name } = this.#options
+    await this.#endRests()
     const rooms = new Map<string, number>()
     const nowMonoMs = performance.now()
     for (const endpoint of this.#endpoints.values()) {
       const { endpointId, active, queue, failures, restUntilMonoMs } = endpoint
-      if (active === 0 && queue.length === 0 && failures === 0) continue
+      if (active === 0 && queue.length === 0 && failures === 0 && restUntilMonoMs <= nowMonoMs) continue
       const ahead = failures >= FAILURES_SLOW ? 1 : this.#placesOf(endpoint) * CLAIM_AHEAD
       rooms.set(endpointId, restUntilMonoMs > nowMonoMs ? 0 : Math.max(0, ahead - active - queue.length))
     }
@@ -260,6 +266,31 @@ export class Relay {
     }
   }
 
+  /** Rests that owners have ended. */
+  async #endRests(): Promise<void> {
+    const nowMonoMs = performance.now()
+    const resting = [...this.#endpoints.values()].filter(
+      ({ restUntilMonoMs, isRestStored }) =>
+        isRestStored && restUntilMonoMs > nowMonoMs && Number.isFinite(restUntilMonoMs),
+    )
+    if (resting.length === 0) return
+    const ids = resting.map(({ endpointId }) => endpointId)
+    const still = new Set(await restingEndpoints(this.#parts.sql, ids))
+    // one that was asked to rest again meanwhile has nothing stored yet
+    for (const endpoint of resting)
+      if (endpoint.isRestStored && !still.has(endpoint.endpointId)) endpoint.restUntilMonoMs = 0
+  }
+
+  #rest(endpoint: Endpoint, restMs: number): void {
+    const untilMonoMs = Math.max(endpoint.restUntilMonoMs, performance.now() + restMs)
+    endpoint.restUntilMonoMs = untilMonoMs
+    endpoint.isRestStored = false
+    const stored = restEndpoint(this.#parts.sql, endpoint.endpointId, restMs).then(() => {
+      endpoint.isRestStored = endpoint.restUntilMonoMs === untilMonoMs
+    })
+    this.#note(stored)
+  }
+
   #endpointOf(endpointId: string): Endpoint {
     let endpoint = this.#endpoints.get(endpointId)
     if (endpoint === undefined) {
@@ -271,6 +302,7 @@ export class Relay {
         concurrency: undefined,
         failures: 0,
         restUntilMonoMs: 0,
+        isRestStored: false,
         failingSinceMs: undefined,
       }
       this.#endpoints.set(endpointId, endpoint)
@@ -283,7 +315,7 @@ export class Relay {
       const restMs = endpoint.restUntilMonoMs - performance.now()
       const { claimed, claimedMonoMs } = endpoint.queue[0]!
       const timeoutMs = claimed.timeout_ms ?? this.#options.timeoutMs
-      if (restMs > 0) this.#giveBack(claimed, Number.isFinite(restMs) ? restMs : TROUBLE_MS)
+      if (restMs > 0) this.#giveBack(claimed, Number.isFinite(restMs) ? 0 : TROUBLE_MS)
       // too near the end of its lease: another gateway might begin while we still send
       else if (performance.now() - claimedMonoMs > CLAIM_AHEAD * timeoutMs + 2_500) this.#giveBack(claimed, 0)
       else if (endpoint.active < this.#placesOf(endpoint)) {
@@ -370,8 +402,7 @@ export class Relay {
       return
     }
     endpoint.failures++
-    if (outcome.kind === 'retry' && outcome.restMs > 0)
-      endpoint.restUntilMonoMs = Math.max(endpoint.restUntilMonoMs, performance.now() + outcome.restMs)
+    if (outcome.kind === 'retry' && outcome.restMs > 0) this.#rest(endpoint, outcome.restMs)
     if (outcome.kind === 'gone') this.#stopEndpoint(endpoint, 'gone', 'answered 410')
     else if (endpoint.failingSinceMs === undefined) {
       endpoint.failingSinceMs = Date.now()

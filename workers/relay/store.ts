@@ -209,7 +209,7 @@ export interface Claim {
 /** All that was claimed for a place may time out before the last of it starts, and then it is sent. */
 const LEASE_SLACK_MS = 5_000
 
-/** Takes due deliveries of active endpoints; one that another gateway is taking at this moment is left to it. */
+/** Takes due deliveries of active endpoints that do not rest; one that another gateway is taking at this moment is left to it. */
 export async function claimDue(
   sql: Sql,
   { by, concurrency, timeoutMs, ahead, rooms }: Claim,
@@ -221,7 +221,7 @@ export async function claimDue(
         (${ahead}::int + 2) * coalesce(w.timeout_ms, ${timeoutMs}::int) + ${LEASE_SLACK_MS}::int as lease_ms
       from webhook_endpoints w
       left join jsonb_to_recordset(${sql.json(known)}) as k (endpoint_id text, room int) using (endpoint_id)
-      where w.status = 'active'
+      where w.status = 'active' and (w.rest_until is null or w.rest_until <= now())
     ), due as materialized (
       select d.delivery_id, r.lease_ms from rooms r cross join lateral (
         select delivery_id from webhook_deliveries d
@@ -337,6 +337,19 @@ export async function markHealthy(sql: Sql, endpointId: string): Promise<void> {
   await sql`update webhook_endpoints set failing_since = null where endpoint_id = ${endpointId}`
 }
 
+/** The receiver asked for it (Retry-After): nothing goes there until then, whoever sends. */
+export async function restEndpoint(sql: Sql, endpointId: string, restMs: number): Promise<void> {
+  await sql`
+    update webhook_endpoints set rest_until = greatest(rest_until, now() + ${restMs}::float8 * interval '1 ms')
+    where endpoint_id = ${endpointId}`
+}
+
+export async function restingEndpoints(sql: Sql, ids: readonly string[]): Promise<readonly string[]> {
+  const rows = await sql<{ endpoint_id: string }[]>`
+    select endpoint_id from webhook_endpoints where endpoint_id = any(${[...ids]}) and rest_until > now()`
+  return rows.map((row) => row.endpoint_id)
+}
+
 /** Why the gateway stopped an endpoint by itself. */
 export type StopReason = 'gone' | 'failing'
 
@@ -387,6 +400,17 @@ export async function removeEndpoint(tx: TransactionSql, endpointId: string): Pr
 }
 
 // ---- what an operator asks for --------------------------------------------------------------------------------------
+
+/** Who asks for a delivery, a test or another receiver wants it now: a rest ends, and what waited because of it goes. */
+export async function endRest(tx: TransactionSql, endpointId: string): Promise<void> {
+  await lockLanes(tx, true)
+  const ended = await tx`
+    update webhook_endpoints set rest_until = null where endpoint_id = ${endpointId} and rest_until > now()`
+  if (ended.count === 0) return
+  await tx`
+    update webhook_deliveries set next_attempt_at = now()
+    where endpoint_id || '' = ${endpointId} and status = 'pending' and next_attempt_at > now() and claimed_by is null`
+}
 
 /** One event by its id, or all of a window that the endpoint's filter wants. */
 export type Again = { readonly eventId: string } | { readonly from: Date; readonly to: Date }

@@ -136,6 +136,7 @@ export function webhookPage(id) {
         [t('devices'), one.device_ids.length === 0 ? t('every') : one.device_ids.join(', ')],
         [t('last_trouble'), one.stop_reason ?? one.last_error],
         [t('failing_since'), one.failing_since === null ? undefined : timeNode(one.failing_since)],
+        [t('resting_until'), one.resting_until === null ? undefined : timeNode(one.resting_until)],
         [t('timeout'), one.timeout_s === null ? t('by_gateway') : `${numberText(one.timeout_s, 3)} s`],
         [t('concurrency'), one.concurrency === null ? t('by_gateway') : String(one.concurrency)],
         [

@@ -253,6 +253,7 @@ export const EN = {
   last_trouble: 'Last trouble',
   next_attempt: 'Next attempt',
   failing_since: 'Failing since',
+  resting_until: 'Rests until',
   timeout: 'Timeout',
   concurrency: 'At once',
   retries: 'Retries',

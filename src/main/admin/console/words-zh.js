@@ -251,6 +251,7 @@ export const ZH = {
   last_trouble: '最近故障',
   next_attempt: '下次尝试',
   failing_since: '持续失败自',
+  resting_until: '暂停至',
   timeout: '超时',
   concurrency: '并发数',
   retries: '重试间隔',

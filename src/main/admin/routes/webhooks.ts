@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto'
 import * as z from 'zod'
 import {
   countWindow,
+  endRest,
   queueAgain,
   queueDeliveryAgain,
   queueTest,
@@ -73,6 +74,11 @@ export const zWebhook = z.object({
   concurrency: z.int().nullable().describe('Requests under way; null: WEBHOOK_CONCURRENCY'),
   failing_since: zTime.nullable().describe('No attempt has succeeded since; null: the last one did'),
   last_error: z.string().nullable(),
+  resting_until: zTime
+    .nullable()
+    .describe(
+      'Until then nothing is sent, the receiver asked for it (Retry-After); redeliver, test, another url or status active end it',
+    ),
   previous_secret_until: zTime.nullable().describe('Until then the secret before the rotation signs as well'),
   created_at: zTime,
   updated_at: zTime,
@@ -164,9 +170,13 @@ const zDeliveryQuery = z.strictObject({
 })
 
 interface WebhookRow
-  extends Omit<Webhook, 'id' | 'failing_since' | 'previous_secret_until' | 'created_at' | 'updated_at'> {
+  extends Omit<
+    Webhook,
+    'id' | 'failing_since' | 'resting_until' | 'previous_secret_until' | 'created_at' | 'updated_at'
+  > {
   endpoint_id: string
   failing_since: Date | null
+  resting_until: Date | null
   previous_secret_until: Date | null
   created_at: Date
   updated_at: Date
@@ -180,6 +190,7 @@ interface DeliveryRow extends Omit<Delivery, 'next_attempt_at' | 'created_at' | 
 export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Route[] {
   const columns = sql`endpoint_id, url, description, event_types, device_ids, status, stop_reason, retry_schedule_s,
     timeout_ms / 1000.0::float8 as timeout_s, concurrency, failing_since, last_error,
+    case when rest_until > now() then rest_until end as resting_until,
     case when previous_secret_until > now() then previous_secret_until end as previous_secret_until, created_at, updated_at`
 
   /** @throws HttpError NOT_FOUND also what is another tenant's */
@@ -201,6 +212,11 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
       throw new HttpError('FAILED_PRECONDITION', 'the webhook is stopped; start it with PATCH {"status":"active"}', {
         reason: 'webhook_stopped',
       })
+  }
+
+  /** Before the endpoint's row is locked: the lanes come first, as in the relay. */
+  const wakeUp = async (tx: TransactionSql, row: WebhookRow) => {
+    if (row.resting_until !== null) await endRest(tx, row.endpoint_id)
   }
 
   return [
@@ -299,7 +315,9 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
       path: '/api/v1/webhooks/{id}',
       role: 'admin',
       summary: 'Change, pause or start an endpoint',
-      description: 'What is left out stays. While stopped nothing was queued: redeliver the window after starting.',
+      description:
+        'What is left out stays. While stopped nothing was queued: redeliver the window after starting. Another url and ' +
+        'status active end a rest that the receiver asked for.',
       params: zParams,
       body: zChange,
       bodyIsOptional: true,
@@ -309,6 +327,7 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
         const { url: newUrl, timeout_s: timeoutS, ...rest } = body
         const url = newUrl === undefined ? undefined : checkUrl(newUrl)
         const row = await sql.begin(async (tx) => {
+          if (url !== undefined || body.status === 'active') await wakeUp(tx, await find(tx, params.id, key.tenant))
           const { status } = await find(tx, params.id, key.tenant, true)
           const changes = {
             ...rest,
@@ -397,6 +416,7 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
       errors: ['NOT_FOUND', 'FAILED_PRECONDITION'],
       handle: async ({ key, params, requestId, remoteAddress }) => {
         const deliveryId = await sql.begin(async (tx) => {
+          await wakeUp(tx, await find(tx, params.id, key.tenant))
           refuseStopped(await find(tx, params.id, key.tenant, true))
           const event = eventObjectOf({
             event_id: randomUUID().replaceAll('-', ''),
@@ -455,7 +475,7 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
       summary: 'Deliver again: one delivery, one event, or a window',
       description:
         'delivery_id (dead or delivered: once more; waiting for its next attempt: at once), or event_id, or from and to ' +
-        `(RFC 3339, by when it happened, what the filter wants, at most ${WINDOW_EVENTS_MAX} events). Behind what waits.`,
+        `(RFC 3339, by when it happened, what the filter wants, at most ${WINDOW_EVENTS_MAX} events). Behind what waits; an endpoint that rests (Retry-After) is asked again at once.`,
       params: zParams,
       body: zRedeliver,
       response: zQueued,
@@ -467,7 +487,9 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
         if (given.filter(Boolean).length !== 1 || (from === undefined) !== (to === undefined))
           throw new HttpError('INVALID_ARGUMENT', 'body: exactly one of delivery_id, event_id, or from with to')
         const ids = await sql.begin(async (tx) => {
-          refuseStopped(await find(tx, params.id, key.tenant))
+          const row = await find(tx, params.id, key.tenant)
+          refuseStopped(row)
+          await wakeUp(tx, row)
           let queued: readonly number[]
           if (deliveryId !== undefined) {
             const id = await queueDeliveryAgain(tx, params.id, deliveryId)
@@ -508,6 +530,7 @@ function webhookOf({ endpoint_id, ...row }: WebhookRow): Webhook {
     id: endpoint_id,
     ...row,
     failing_since: timeOrNull(row.failing_since),
+    resting_until: timeOrNull(row.resting_until),
     previous_secret_until: timeOrNull(row.previous_secret_until),
     created_at: timeOf(row.created_at),
     updated_at: timeOf(row.updated_at),
