@@ -186,6 +186,8 @@ export interface Downlink extends CommandBase {
         readonly orBy?: string
       }
     | 'none'
+  /** The device reports its ports (of field `socket`, or all) behind it. */
+  readonly asksPorts?: true
 }
 
 export interface Protocol {

@@ -2,8 +2,9 @@
 import type { CardAnswer } from '../codec/protocol.ts'
 import { parseAnyDeviceId } from '../protocols/index.ts'
 import type { CardQuestion } from '../session/effects.ts'
+import { leftOnCard } from './commands/card-money.ts'
 import { runningOrder } from './commands/intake.ts'
-import { isInTheWay, leftOnCard } from './commands/service.ts'
+import { isInTheWay } from './commands/service.ts'
 import type { Sql } from './database/connect.ts'
 
 /** `cards.rate_mode` as in AP3000 7, 02. */

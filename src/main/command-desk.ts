@@ -4,7 +4,7 @@
  * fate, except for commands that no session has. Thread: main.
  *
  * Bounds: commandsMax over all devices, commandsPerDeviceMax for one; one more is refused with TOO_MANY_REQUESTS before
- * it is stored.
+ * it is stored. Stops have the same room of their own: nothing else may keep a charge from being ended.
  */
 import { randomUUID } from 'node:crypto'
 import { deviceKey as deviceKeyOf, type Fields } from '../codec/protocol.ts'
@@ -12,7 +12,7 @@ import { HttpError } from '../errors/errors.ts'
 import { parseAnyDeviceId } from '../protocols/index.ts'
 import { COMMAND_FIELDS_BYTES_MAX, commandMail } from '../rows/mail.ts'
 import { encodeRow } from '../rows/row.ts'
-import { COMMAND_STATUS } from '../session/command-lane.ts'
+import { COMMAND_STATUS, PRIORITY } from '../session/command-lane.ts'
 import type { ReturnedCommand } from '../session/effects.ts'
 import type { Directory } from '../shared/directory.ts'
 import { OUTBOX_FULL, type OutboxProducer } from '../shared/outbox.ts'
@@ -141,13 +141,17 @@ export class CommandDesk {
    * @param coming commands that are being stored, and will be accepted
    * @throws HttpError TOO_MANY_REQUESTS
    */
-  admit(deviceId: string, coming = 0): void {
+  admit(deviceId: string, priority: number, coming = 0): void {
     const { commandsMax, commandsPerDeviceMax } = this.#options
-    if (this.#live.size + coming >= commandsMax)
+    const isStop = priority === PRIORITY.stop
+    if (this.#live.size + coming >= (isStop ? 2 : 1) * commandsMax)
       throw new HttpError('TOO_MANY_REQUESTS', 'too many commands wait', { limit: commandsMax })
     const found = parseAnyDeviceId(deviceId)
     const key = found === undefined ? undefined : deviceKeyOf(found.protocol, found.deviceNo)
-    if (key !== undefined && (this.#byDevice.get(key)?.size ?? 0) >= commandsPerDeviceMax)
+    let ofItsKind = 0
+    for (const live of (key !== undefined && this.#byDevice.get(key)) || [])
+      if ((live.priority === PRIORITY.stop) === isStop) ofItsKind++
+    if (ofItsKind >= commandsPerDeviceMax)
       throw new HttpError('TOO_MANY_REQUESTS', 'too many commands wait for this device', {
         limit: commandsPerDeviceMax,
       })

@@ -1,12 +1,14 @@
 /**
  * Limits that a device cannot keep itself (budget and power on AP3000, some tariffs on BKV): every few seconds the
- * running orders with such limits are held against their last report, and the ones that reached a limit are stopped.
+ * running orders with such limits are held against their last report, and the ones that reached a limit are stopped. So are
+ * the charges that devices began by themselves for a card, once together they cost more than the card has left.
  * It asks the database, so that it goes on after a restart. Reports come every 5 minutes: a charge may run over by that
  * much energy, the amount is capped by what was prepaid. Thread: main.
  */
 import type { ApiKey } from '../config/api-keys.ts'
 import { limitReached } from '../orders/charge-plan.ts'
 import { isTariffProblem, parseTariff } from '../orders/tariff.ts'
+import { spentFen, type UnpromisedOrder, unpromisedOrders } from './commands/card-money.ts'
 import type { CommandService } from './commands/service.ts'
 import type { Sql } from './database/connect.ts'
 import type { Log } from './log.ts'
@@ -18,7 +20,7 @@ export interface LimitsOptions {
   readonly everyMs: number
 }
 
-interface LimitedOrder {
+interface RunningOrder {
   readonly order_no: string
   readonly tenant_id: string
   /** An order may be older than its device's move to another tenant: it reaches its limits all the same. */
@@ -26,12 +28,15 @@ interface LimitedOrder {
   readonly device_id: string
   readonly socket: number
   readonly port: number
+  readonly duration_s: number | null
+}
+
+interface LimitedOrder extends RunningOrder {
   readonly request: {
     readonly gateway_limits: { readonly duration_s: number | null; readonly amount_fen: number | null }
   }
   readonly tariff: unknown
   readonly started_at: Date
-  readonly duration_s: number | null
   readonly energy_wh: number | null
   readonly max_power_w: number | null
 }
@@ -65,9 +70,17 @@ export class Limits {
           o.energy_wh, o.max_power_w
         from orders o join devices d using (device_id)
         where o.state = 'charging' and o.started_at is not null and jsonb_typeof(o.request->'gateway_limits') = 'object'`
-      for (const order of orders) {
+      const reached = [
+        ...orders.flatMap((order) => {
+          const limit = reachedBy(order)
+          return limit === null ? [] : [{ order, limit }]
+        }),
+        ...overdrawing(await unpromisedOrders(sql)).map((order) => ({ order, limit: 'card' })),
+      ]
+      for (const { order, limit } of reached) {
         try {
-          if (await this.#stopIfReached(order)) stopped.push(order.order_no)
+          await this.#stop(order, limit)
+          stopped.push(order.order_no)
         } catch (error) {
           // one that cannot be stopped must not keep the others running
           log.warn({
@@ -86,29 +99,38 @@ export class Limits {
     return stopped
   }
 
-  async #stopIfReached(order: LimitedOrder): Promise<boolean> {
+  async #stop(order: RunningOrder, limit: string): Promise<void> {
     const { log, commands } = this.#options
-    const { duration_s: durationS, amount_fen: amountFen } = order.request.gateway_limits
-    const tariff = order.tariff === null ? undefined : parseTariff(order.tariff)
-    const limits = { ...(durationS !== null && { durationS }), ...(amountFen !== null && { amountFen }) }
-    const usage = {
-      startedMs: order.started_at.getTime(),
-      durationS: order.duration_s ?? 0,
-      energyWh: order.energy_wh ?? 0,
-      maxPowerW: order.max_power_w ?? 0,
-    }
-    const reached = limitReached(limits, usage, tariff === undefined || isTariffProblem(tariff) ? undefined : tariff)
-    if (reached === null) return false
     const key: ApiKey = { id: 'limits', secret: '', role: 'operator', tenant: order.tenant_id, isHmacOnly: true }
     // one stop per order and report: a refused or lost one is tried again when the next report still says so
-    const idempotencyKey = `limit-${order.order_no}-${usage.durationS}`
+    const idempotencyKey = `limit-${order.order_no}-${order.duration_s ?? 0}`
     await commands.stop(
       { key, requestId: idempotencyKey, remoteAddress: 'gateway', idempotencyKey },
       order.device_id,
       { port: order.port, socket: order.socket, order_no: order.order_no },
       order.device_tenant,
     )
-    log.info({ event: 'limit.reached', orderNo: order.order_no, limit: reached, msg: 'a limit is reached, stopping' })
-    return true
+    log.info({ event: 'limit.reached', orderNo: order.order_no, limit, msg: 'a limit is reached, stopping' })
   }
+}
+
+function reachedBy(order: LimitedOrder): string | null {
+  const { duration_s: durationS, amount_fen: amountFen } = order.request.gateway_limits
+  const tariff = order.tariff === null ? undefined : parseTariff(order.tariff)
+  const limits = { ...(durationS !== null && { durationS }), ...(amountFen !== null && { amountFen }) }
+  const usage = {
+    startedMs: order.started_at.getTime(),
+    durationS: order.duration_s ?? 0,
+    energyWh: order.energy_wh ?? 0,
+    maxPowerW: order.max_power_w ?? 0,
+  }
+  return limitReached(limits, usage, tariff === undefined || isTariffProblem(tariff) ? undefined : tariff)
+}
+
+/** All orders of the cards whose orders together cost more than there is. */
+function overdrawing(orders: readonly UnpromisedOrder[]): UnpromisedOrder[] {
+  const nameOf = ({ tenant_id: tenant, card_id: cardId }: UnpromisedOrder) => `${tenant} ${cardId}`
+  const spent = new Map<string, number>()
+  for (const order of orders) spent.set(nameOf(order), (spent.get(nameOf(order)) ?? 0) + spentFen(order))
+  return orders.filter((order) => spent.get(nameOf(order))! > Number(order.left_fen))
 }

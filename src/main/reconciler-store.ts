@@ -3,7 +3,7 @@ import { insertDerivedEvents } from '../../workers/writer/insert.ts'
 import type { OrderBook, Wants } from '../../workers/writer/order-book.ts'
 import { loadOrders, writeOrders } from '../../workers/writer/order-tables.ts'
 import type { Sql } from './database/connect.ts'
-import type { DoubtedOrder, ReconcilerStore, UndecidedStart } from './reconciler.ts'
+import { CHARGE_MS_MAX, type DoubtedOrder, type ReconcilerStore, type UndecidedStart } from './reconciler.ts'
 
 const ORDERS_PER_ROUND = 500
 
@@ -25,19 +25,25 @@ export class SqlReconcilerStore implements ReconcilerStore {
         created_at: Date
         started_at: Date | null
         last_progress_at: Date | null
+        port_charged_at: Date | null
         doubted_at: Date | null
         request: { duration_s?: number; max_duration_s?: number } | null
       }[]
     >`
-      select order_no, device_id, socket, port, wire_hex, created_at, started_at, last_progress_at, doubted_at, request
-      from orders
-      where state in ('charging', 'stopping')
-        and coalesce(greatest(last_progress_at, started_at), created_at) < ${new Date(sinceMs)}
+      select o.order_no, o.device_id, o.socket, o.port, o.wire_hex, o.created_at, o.started_at, o.last_progress_at,
+        p.at as port_charged_at, o.doubted_at, o.request
+      from orders o left join ports p on p.device_id = o.device_id and p.socket = o.socket and p.port = o.port
+        and p.state = 'charging' and coalesce(p.wire_hex, '') in ('', o.wire_hex)
+        and not exists (select from orders n where n.device_id = o.device_id and n.socket = o.socket and n.port = o.port
+          and n.created_at > o.created_at and n.state not in ('failed', 'cancelled'))
+      where o.state in ('charging', 'stopping')
+        and coalesce(greatest(o.last_progress_at, o.started_at), o.created_at) < ${new Date(sinceMs)}
+        and (p.at is null or p.at < ${new Date(sinceMs)} or coalesce(o.started_at, o.created_at) < ${new Date(sinceMs - CHARGE_MS_MAX)})
         -- those that may be silent for their whole preset must not fill the round and keep the others waiting
-        and coalesce(started_at, created_at)
-          + coalesce((request ->> 'duration_s')::float8, (request ->> 'max_duration_s')::float8, 0) * interval '1 second'
+        and coalesce(o.started_at, o.created_at)
+          + coalesce((o.request ->> 'duration_s')::float8, (o.request ->> 'max_duration_s')::float8, 0) * interval '1 second'
           < now()
-      order by coalesce(greatest(last_progress_at, started_at), created_at), order_no limit ${ORDERS_PER_ROUND}`
+      order by coalesce(greatest(o.last_progress_at, o.started_at), o.created_at), o.order_no limit ${ORDERS_PER_ROUND}`
     return rows.map((row) => ({
       orderNo: row.order_no,
       deviceId: row.device_id,
@@ -47,6 +53,7 @@ export class SqlReconcilerStore implements ReconcilerStore {
       createdMs: row.created_at.getTime(),
       startedMs: row.started_at?.getTime() ?? null,
       lastProgressMs: row.last_progress_at?.getTime() ?? null,
+      portChargedMs: row.port_charged_at?.getTime() ?? null,
       presetS: row.request?.duration_s ?? row.request?.max_duration_s ?? null,
       doubtedMs: row.doubted_at?.getTime() ?? null,
     }))

@@ -7,10 +7,10 @@ import assert from 'node:assert/strict'
 import { after, before, beforeEach, test } from 'node:test'
 import { insertSpan } from '../../workers/writer/insert.ts'
 import { noOrderCounts, type OrderCounts } from '../../workers/writer/order-book.ts'
-import { AT_MS, orderStart, progress, settlement, spanOf } from '../../workers/writer/row-samples.ts'
+import { AT_MS, orderStart, portState, progress, settlement, spanOf } from '../../workers/writer/row-samples.ts'
 import { openTestDatabase, type TestDatabase } from '../testing/database.ts'
 import { createLog } from './log.ts'
-import { type DoubtedOrder, decide, Reconciler } from './reconciler.ts'
+import { CHARGE_MS_MAX, type DoubtedOrder, decide, Reconciler } from './reconciler.ts'
 import { SqlReconcilerStore } from './reconciler-store.ts'
 
 const MIN = 60_000
@@ -24,7 +24,7 @@ before(async () => {
 after(async () => await database.close())
 beforeEach(async () => {
   await database.sql.unsafe(
-    'truncate devices, orders, settlements, outbound_queue, cards, events, port_samples cascade',
+    'truncate devices, ports, orders, settlements, outbound_queue, cards, events, port_samples cascade',
   )
   online.clear()
   online.add(AP)
@@ -70,6 +70,7 @@ test('decide: silence and preset time first, then a doubt of the same length; a 
     createdMs: 0,
     startedMs: 0,
     lastProgressMs: 10 * MIN,
+    portChargedMs: null,
     presetS: null,
     doubtedMs: null,
   }
@@ -159,6 +160,51 @@ test('a report ends the doubt; a device that cannot be asked does not stop the r
   // silent again: doubted anew
   nowMs += AFTER_MS
   assert.deepEqual(await reconcile.round(), { ...QUIET, doubted: 1, asked: 1 })
+})
+
+test('a port that says it charges keeps its order, asked again after each silence; one that charges something else does not', async () => {
+  await insert(progress({ atMs: AT_MS }), portState({ state: 'charging', atMs: AT_MS }))
+  const reconcile = reconciler()
+  for (let silence = 1; silence <= 3; silence++) {
+    nowMs = AT_MS + silence * (AFTER_MS + MIN)
+    assert.deepEqual(await reconcile.round(), { ...QUIET, doubted: 1, asked: 1 })
+    await insert(portState({ state: 'charging', atMs: nowMs, seq: 20 + silence }))
+    nowMs += MIN
+    assert.deepEqual(await reconcile.round(), QUIET)
+  }
+  // it ends, and the settlement does not come
+  await insert(portState({ state: 'idle', atMs: nowMs, seq: 30 }))
+  nowMs += AFTER_MS
+  const [first] = [await reconcile.round()]
+  assert.equal(first.estimated + first.doubted, 1)
+  nowMs += AFTER_MS
+  await reconcile.round()
+  assert.equal((await orderOf('N1'))['state'], 'settled')
+  assert.equal(counts.estimated, 1)
+
+  const second = { orderKey: 'k2', orderNo: 'N2', port: 2, wireHex: 'bb' }
+  await insert(progress({ ...second, atMs: nowMs, seq: 60 }))
+  const charging = { port: 2, state: 'charging', wireHex: 'cc' }
+  nowMs += AFTER_MS + MIN
+  await insert(portState({ ...charging, atMs: nowMs, seq: 61 }))
+  assert.equal((await reconcile.round()).doubted, 1)
+  nowMs += AFTER_MS
+  await insert(portState({ ...charging, atMs: nowMs, seq: 62 }))
+  assert.equal((await reconcile.round()).estimated, 1)
+})
+
+test('a port that says so for ever keeps no order for ever', async () => {
+  await insert(progress({ atMs: AT_MS }))
+  const reconcile = reconciler()
+  nowMs = AT_MS + CHARGE_MS_MAX - 2 * 60 * MIN
+  await insert(portState({ state: 'charging', atMs: nowMs }))
+  assert.deepEqual(await reconcile.round(), QUIET)
+  nowMs = AT_MS + CHARGE_MS_MAX + AFTER_MS
+  await insert(portState({ state: 'charging', atMs: nowMs, seq: 20 }))
+  assert.equal((await reconcile.round()).doubted, 1)
+  nowMs += AFTER_MS
+  await insert(portState({ state: 'charging', atMs: nowMs, seq: 21 }))
+  assert.equal((await reconcile.round()).estimated, 1)
 })
 
 test('a report that comes while the round decides wins', async () => {

@@ -1,6 +1,6 @@
 /**
  * No order stays open for ever. Every minute it looks for orders that charge without a sign of life: the device is asked,
- * and when it stays silent for as long again the order is settled with its last known figures, marked estimated; the
+ * a port that says it charges is one (AP3000 7, 04: some models never say more), and when it stays silent for as long again the order is settled with its last known figures, marked estimated; the
  * device's settlement, should it still come, takes its place (workers/writer). Starts that are undecided although their
  * command has a fate, or long after its expiry, are moved by what `outbound_queue` says, or time out.
  *
@@ -14,6 +14,8 @@ import type { Log } from './log.ts'
 const ROUND_MS = 60_000
 /** After what was asked for is used up, a device ends within a minute; its end report may need a reconnect. */
 const PRESET_SLACK_MS = 600_000
+/** No charge lasts longer: a port that says for ever that it charges keeps no order open for ever. */
+export const CHARGE_MS_MAX = 48 * 3_600_000
 /** A fate and its order are committed together: what is still apart after this was left so by an older release, or by hand. */
 const REPAIR_AFTER_MS = 10_000
 
@@ -27,6 +29,8 @@ export interface DoubtedOrder {
   readonly createdMs: number
   readonly startedMs: number | null
   readonly lastProgressMs: number | null
+  /** The last report of its port, where that says that it charges and nothing says that it charges something else. */
+  readonly portChargedMs: number | null
   /** Longest time it was asked to charge; null: until full. */
   readonly presetS: number | null
   /** When the silence was noticed. */
@@ -38,13 +42,14 @@ export type Decision = 'wait' | 'doubt' | 'ask' | 'settle'
 
 /** Pure. */
 export function decide(order: DoubtedOrder, nowMs: number, reconcileAfterMs: number): Decision {
-  const { createdMs, startedMs, lastProgressMs, presetS, doubtedMs } = order
+  const { createdMs, startedMs, lastProgressMs, portChargedMs, presetS, doubtedMs } = order
   const beganMs = startedMs ?? createdMs
-  const heardMs = Math.max(beganMs, lastProgressMs ?? Number.NEGATIVE_INFINITY)
+  const portMs = portChargedMs === null ? Number.NEGATIVE_INFINITY : Math.min(portChargedMs, beganMs + CHARGE_MS_MAX)
+  const heardMs = Math.max(beganMs, lastProgressMs ?? Number.NEGATIVE_INFINITY, portMs)
   const presetMs = presetS === null ? Number.NEGATIVE_INFINITY : beganMs + presetS * 1_000 + PRESET_SLACK_MS
   if (nowMs < Math.max(heardMs + reconcileAfterMs, presetMs)) return 'wait'
   // doubts from before the last sign of life are over
-  if (doubtedMs === null || doubtedMs < heardMs) return 'doubt'
+  if (doubtedMs === null || doubtedMs <= heardMs) return 'doubt'
   return nowMs - doubtedMs >= reconcileAfterMs ? 'settle' : 'ask'
 }
 
@@ -94,7 +99,7 @@ export interface ReconcilerOptions {
    * Queues a status query for the port of the order. At most once per order and round, while its device is online; what
    * it rejects with is logged, and the silence goes on.
    */
-  readonly ask: (order: DoubtedOrder) => Promise<unknown>
+  readonly ask: (order: DoubtedOrder, doubtedMs: number) => Promise<unknown>
   /** After each transaction: for orders_total, and to wake whoever publishes events. */
   readonly onMoved: (counts: OrderCounts, eventCursor: number | null) => void
 }
@@ -161,20 +166,22 @@ export class Reconciler {
         if (await this.#estimate(order)) round.estimated++
         continue
       }
-      if (decision === 'doubt') {
-        await store.doubt(order.orderNo, now())
+      let { doubtedMs } = order
+      if (decision === 'doubt' || doubtedMs === null) {
+        doubtedMs = now()
+        await store.doubt(order.orderNo, doubtedMs)
         round.doubted++
       }
-      if (await this.#ask(order)) round.asked++
+      if (await this.#ask(order, doubtedMs)) round.asked++
     }
     return round
   }
 
-  async #ask(order: DoubtedOrder): Promise<boolean> {
+  async #ask(order: DoubtedOrder, doubtedMs: number): Promise<boolean> {
     const { isOnline, ask, log } = this.#options
     if (!isOnline(order.deviceId)) return false
     try {
-      await ask(order)
+      await ask(order, doubtedMs)
       return true
     } catch (error) {
       const { deviceId, orderNo } = order

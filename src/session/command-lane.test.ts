@@ -630,7 +630,7 @@ describe('a start in doubt', () => {
     for (const [before, known] of [
       [null, { port_charging: true }],
       ['', {}],
-      [undefined, {}],
+      [undefined, { port_charging: true }],
     ] as const) {
       const bench = new Bench(ap3000)
       bench.charge = before
@@ -640,6 +640,24 @@ describe('a start in doubt', () => {
       const { status, result } = bench.fates.get('a')!
       assert.deepEqual([status, result], [COMMAND_STATUS.dead, known])
     }
+  })
+
+  test('AP3000: the same of a start that is refused without saying whether it was carried out, or because it runs', () => {
+    for (const [more, isSecond] of [
+      [{ executed: 'unknown' }, false],
+      [{ reason: 'already_in_state' }, true],
+    ] as const)
+      for (const isCharging of [true, false]) {
+        const bench = new Bench(ap3000)
+        bench.charge = null
+        bench.put('a', ap3000, 'startCharge', startFields, start)
+        if (isSecond) bench.runTo(15_000)
+        bench.result('startCharge', 100, false, more)
+        bench.lane.portSeen(0, 1, isCharging)
+        bench.runTo(80_000)
+        const { status, result } = bench.fates.get('a')!
+        assert.deepEqual([status, result], [COMMAND_STATUS.refused, isCharging ? { port_charging: true } : {}])
+      }
   })
 
   test('AP3000: a stop that was not sent ends with the settlement of its order', () => {

@@ -387,11 +387,10 @@ export class CommandLane {
   #late(flying: Flying, now: Moment): void {
     const { command } = flying
     if (flying.watch !== undefined) {
-      // it did not charge before the start: nothing proves that it does because of it (a card may), but nobody may say
-      // that the order failed (AP3000 8, 82: "the port state in 21 will tell")
-      const isPerhapsOurs = flying.isPortCharging && flying.chargeBefore === null
-      const result = isPerhapsOurs && flying.watch.status === COMMAND_STATUS.dead ? { port_charging: true } : {}
-      this.#finish(flying, { ...flying.watch, attempts: flying.attempts }, result)
+      // it did not charge before the start, or nobody knows (another process sent it): nothing proves that it does because of
+      // it (a card may), but nobody may say that the order failed (AP3000 8, 82: "the port state in 21 will tell")
+      const isPerhapsOurs = flying.isPortCharging && (flying.chargeBefore ?? null) === null
+      this.#finish(flying, { ...flying.watch, attempts: flying.attempts }, isPerhapsOurs ? { port_charging: true } : {})
       return
     }
     if (!flying.isAsked && now.monoMs < flying.resultDueMonoMs) {

@@ -9,6 +9,7 @@ import type { PortReading } from '../codec/facts.ts'
 import { NO_PORT, PortTable } from './port-table.ts'
 
 interface Plain {
+  isAsked: boolean
   reading: PortReading | undefined
   wireHex: string | null
   isDirty: boolean
@@ -17,13 +18,13 @@ interface Plain {
 
 const MEASURED = ['powerW', 'voltageV', 'currentA', 'energyWh', 'temperatureC'] as const
 
-/** The rules in words: a step of 5 W or 5 V, any other energy, state, fault or order. */
+/** The rules in words: a step of 5 W or 5 V, any other energy, state, fault or order, the answer to a question. */
 function isChange(
-  { reading: before, wireHex: known }: Plain,
+  { reading: before, wireHex: known, isAsked }: Plain,
   reading: PortReading,
   wireHex: string | null | undefined,
 ) {
-  if (before === undefined) return true
+  if (before === undefined || isAsked) return true
   const stepped = (was = 0, is: number | undefined) => is !== undefined && Math.abs(is - was) >= 5
   return (
     before.state !== reading.state ||
@@ -38,7 +39,7 @@ function isChange(
 
 const maybe = <T>(of: fc.Arbitrary<T>) => fc.option(of, { nil: undefined })
 const step = fc.record({
-  what: fc.constantFrom('report', 'report', 'report', 'charge', 'flush', 'forget'),
+  what: fc.constantFrom('report', 'report', 'report', 'charge', 'flush', 'ask', 'forget'),
   device: fc.nat(3),
   socket: fc.constantFrom(0, 1, 250),
   port: fc.constantFrom(0, 1, 2, 256),
@@ -65,13 +66,22 @@ test('random reports agree with a map of objects', () => {
         } else if (what === 'flush') {
           for (let at = heads[device]!; at !== NO_PORT; at = table.next(at)) table.written(at)
           for (const one of plain.values()) one.isDirty = false
+        } else if (what === 'ask') {
+          for (let at = heads[device]!; at !== NO_PORT; at = table.next(at)) table.asked(at)
+          for (const one of plain.values()) one.isAsked = true
         } else {
           let at = table.find(heads[device]!, socket, port)
           assert.equal(at === NO_PORT, !plain.has(`${socket} ${port}`))
           if (at === NO_PORT) {
             at = table.add(heads[device]!, socket, port)
             if (heads[device] === NO_PORT) heads[device] = at
-            plain.set(`${socket} ${port}`, { reading: undefined, wireHex: null, isDirty: false, charge: undefined })
+            plain.set(`${socket} ${port}`, {
+              isAsked: false,
+              reading: undefined,
+              wireHex: null,
+              isDirty: false,
+              charge: undefined,
+            })
           }
           const known = plain.get(`${socket} ${port}`)!
           if (what === 'charge') {
@@ -98,6 +108,7 @@ test('random reports agree with a map of objects', () => {
               known.reading = { ...(state === 'idle' ? rest : before), ...reading }
               if (wireHex !== undefined) known.wireHex = wireHex
               known.isDirty = true
+              known.isAsked = false
             }
           }
         }

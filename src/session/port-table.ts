@@ -26,6 +26,8 @@ const STATE_INDEX = new Map<PortState, number>(PORT_STATES.map((state, index) =>
 const DIRTY = 1
 /** A state was reported, not only a charge. */
 const REPORTED = 2
+/** The next report is an answer and is written whatever it says: when a port was last heard of is read from its row. */
+const ASKED = 4
 
 /** What is known of the charge of a port in this session: `undefined`, null, '' and a number, in this order. */
 const CHARGE = { unknown: 0, resting: 1, unnumbered: 2, numbered: 3 } as const
@@ -124,6 +126,7 @@ export class PortTable {
     const texts = this.#texts.get(at)
     const isChange =
       isFirst ||
+      (this.#flags[at]! & ASKED) !== 0 ||
       this.#stateRaw[at] !== reading.stateRaw ||
       this.#state[at] !== STATE_INDEX.get(reading.state) ||
       texts?.fault !== reading.fault ||
@@ -143,6 +146,15 @@ export class PortTable {
     })
     this.#flags[at] = REPORTED | DIRTY
     return true
+  }
+
+  /** The device was asked about this port. */
+  asked(at: number): void {
+    this.#flags[at]! |= ASKED
+  }
+
+  socketOf(at: number): number {
+    return this.#socket[at]!
   }
 
   isDirty(at: number): boolean {

@@ -152,6 +152,8 @@ export class SessionCommands {
           return false
         }
         this.#world.effects.counts.downlink(record.protocol, command.downlink)
+        const { socket } = command.fields
+        if (command.downlink.asksPorts) record.askedPorts(typeof socket === 'number' ? socket : undefined)
         return true
       },
       sent: (command, messageId, attempts, isResend) => {

@@ -328,6 +328,8 @@ export class ModelOrders {
         createdMs,
         startedMs,
         lastProgressMs,
+        // a port's word is not in these tables: its devices report their charges
+        portChargedMs: null,
         presetS: request?.duration_s ?? request?.max_duration_s ?? null,
         doubtedMs: this.#doubtedMs.get(order.orderNo) ?? null,
       })

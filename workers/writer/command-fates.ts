@@ -37,6 +37,8 @@ const STOP_EVENTS: readonly (OrderEvent | undefined)[] = [
   'stop_dead',
   'stop_dead',
 ]
+/** States that nothing but the device's own word leads to. */
+const HAS_STARTED: ReadonlySet<string> = new Set(['charging', 'stopping', 'settled'])
 /** Commands whose result is a parameter, read or written. */
 const PARAMETER_COMMAND = /^(?:read|write|set|queryParameters)/
 
@@ -99,9 +101,10 @@ export class CommandFates {
   }
 
   /** @returns repeated also for a command that is not stored any more */
-  apply(row: CommandFateRow, book: OrderBook): FateOutcome {
-    const command = this.#commands.get(row.commandId)
+  apply(given: CommandFateRow, book: OrderBook): FateOutcome {
+    const command = this.#commands.get(given.commandId)
     if (command === undefined) return 'repeated'
+    const row = this.#proven(given, command, book)
     if (row.epoch !== 0 && command.epoch !== null && row.epoch < command.epoch) return 'fenced'
     if (command.status >= FINAL) {
       if (row.status >= FINAL && row.status !== command.status) this.contradictions.push(row)
@@ -136,6 +139,18 @@ export class CommandFates {
     return 'applied'
   }
 
+  /**
+   * A start that no session heard of again (it was sent by another one, or the end was told before any result) did work
+   * where its order runs or has run: what the device said of the order is its result.
+   */
+  #proven(row: CommandFateRow, command: StoredCommand, book: OrderBook): CommandFateRow {
+    if (command.kind !== 'start' || row.status !== COMMAND_STATUS.dead || command.order_no === null) return row
+    const order = book.order(command.order_no)
+    if (order === undefined || !HAS_STARTED.has(order.state)) return row
+    const result = order.businessNo === null ? {} : { business_no: order.businessNo }
+    return { ...row, status: COMMAND_STATUS.acked, reason: 'confirmed_by_report', result: JSON.stringify(result) }
+  }
+
   #moveOrder(command: StoredCommand, row: CommandFateRow, book: OrderBook): void {
     const order = command.order_no === null ? undefined : book.order(command.order_no)
     if (order === undefined) return
@@ -145,7 +160,7 @@ export class CommandFates {
       const result = command.result ?? {}
       const fate = { atMs, epoch, reason, wireHex: command.wire_hex ?? '', result }
       // the port charges since, under a number that nobody told yet: the reconciler decides, or a report before it
-      if (event === 'start_dead' && result['port_charging'] === true) return
+      if ((event === 'start_dead' || event === 'start_refused') && result['port_charging'] === true) return
       if (event !== undefined) book.startMoved(order, event, fate)
     } else if (command.kind === 'stop') {
       // acked or refused: nothing of this order charges there any more, or yet

@@ -220,6 +220,12 @@ test('a final fate stands: another one is evidence, an older session is refused,
   const charges = { status: DEAD, reason: 'no_result', result: JSON.stringify({ port_charging: true }) }
   await insert(sent(AT_MS, { commandId: 'c4' }), fate({ commandId: 'c4', ...charges }))
   assert.equal((await orderOf('ORDER4'))['state'], 'starting')
+  await charge('ap3000', { orderNo: 'ORDER5', commandId: 'c5', port: 5 })
+  await insert(
+    sent(AT_MS, { commandId: 'c5' }),
+    fate({ commandId: 'c5', ...charges, status: REFUSED, reason: 'already_in_state' }),
+  )
+  assert.equal((await orderOf('ORDER5'))['state'], 'starting')
 
   await charge('ap3000', { orderNo: 'ORDER2', commandId: 'c9', port: 2 })
   await insert(
@@ -249,9 +255,21 @@ test('a refused start fails its order; a refused or dead stop lets it charge on;
   assert.equal((await eventTypes()).filter((type) => type === 'charging.started').length, 0)
   // a start that seems to have failed does not undo what the device has shown
   await command(AP, 'c5', 'start', 'ORDER1', AT_MS)
-  const late = await insertSpan(database.sql, spanOf(fate({ commandId: 'c5', status: DEAD })))
-  assert.deepEqual(late.orders.illegal, { 'start_dead in charging': 1 })
+  const late = await insertSpan(database.sql, spanOf(fate({ commandId: 'c5', status: REFUSED })))
+  assert.deepEqual(late.orders.illegal, { 'start_refused in charging': 1 })
   assert.equal((await orderOf('ORDER1'))['state'], 'charging')
+})
+
+test('a start without result whose order runs, or has run, worked', async () => {
+  await charge('bkv')
+  await insert(sent(AT_MS, { deviceId: BKV }), bkvProgress('001a', AT_MS + SEC, 0))
+  assert.equal((await orderOf('ORDER1'))['state'], 'charging')
+  await insert(bkvFate(AT_MS + 30 * SEC, DEAD, {}, { reason: 'no_result' }))
+  const { status, result } = await commandOf('c1')
+  assert.deepEqual([status, result], [ACKED, { business_no: 26, reason: 'confirmed_by_report' }])
+  assert.equal((await orderOf('ORDER1'))['state'], 'charging')
+  const [told] = await dataOf('command.finished')
+  assert.deepEqual([told['state'], told['reason']], ['acked', 'confirmed_by_report'])
 })
 
 test('a parameter that was read tells its result; a port that changed, a device that came and went tell once', async () => {

@@ -701,6 +701,15 @@ describe('bounds', () => {
     assert.equal((await rowsOf(deviceId)).queue.length, PER_DEVICE_MAX)
   })
 
+  test('a stop has room and a turn where nothing else has', async () => {
+    const deviceId = await newDevice()
+    const { order_no: orderNo } = await accepted(charge(deviceId, { port: 1, mode: 'full' }))
+    await database.sql`update orders set state = 'charging' where order_no = ${orderNo}`
+    for (let index = 1; index < PER_DEVICE_MAX; index++) await accepted(send(deviceId, 'reboot'))
+    await refused(send(deviceId, 'reboot'), 'TOO_MANY_REQUESTS')
+    await accepted(stop(deviceId, { port: 1 }))
+  })
+
   test('so many new commands per second and device; repeats are no new commands', async () => {
     const { sql } = database
     const commands = new CommandService({
@@ -717,11 +726,14 @@ describe('bounds', () => {
     const keyed = { ...caller, idempotencyKey: `rate-${deviceId}` }
     const first = await commands.send(keyed, deviceId, reboot)
     await commands.send(caller, deviceId, reboot)
+    await database.sql`insert into orders (order_no, device_id, protocol, socket, port, order_key, wire_hex, mode, state, origin)
+      values (${`R${deviceId}`}, ${deviceId}, 'ap3000', 0, 1, ${'ab'.repeat(16)}, ${'ab'.repeat(16)}, 'full', 'charging', 'online')`
     await assert.rejects(commands.send(caller, deviceId, reboot), (error: unknown) => {
       const { code, details } = error as { code: string; details: Record<string, unknown> }
       assert.deepEqual([code, details['limit'], details['retry_after_s']], ['TOO_MANY_REQUESTS', 'device', 1])
       return true
     })
+    assert.equal((await commands.stop(caller, deviceId, { port: 1 })).state, 'queued')
     for (let repeat = 0; repeat < 20; repeat++) assert.deepEqual(await commands.send(keyed, deviceId, reboot), first)
     // 23 requests, and a key gets 40 at once
     const rest = await Promise.allSettled(Array.from({ length: 40 }, () => commands.send(keyed, deviceId, reboot)))
@@ -935,6 +947,32 @@ test('a limit that the gateway keeps stops its order, also one that is older tha
     assert.deepEqual(stop, { kind: 'stop', order_no: orderNo, tenant_id: 'default' })
     await sql`update orders set state = 'settled' where order_no = ${orderNo}`
   }
+})
+
+test('a charge that a device began for a card ends when the card is used up, and nothing more starts with it', async () => {
+  const { sql } = database
+  const limits = new Limits({ sql, log, commands, everyMs: 5_000 })
+  const deviceId = await newDevice({ tariff: { energy: { price_fen_per_kwh: 100 } }, bkv: true })
+  const cardId = 'c0ffee000001'
+  const card = { deviceId, cardId, socket: 3, port: 2 }
+  await sql`insert into cards (card_id, balance_fen) values (${cardId}, 100)`
+  const orderNos = [1, 2].map((port) => `${deviceId}-3-${port}`)
+  for (const [index, orderNo] of orderNos.entries())
+    await sql`insert into orders (order_no, device_id, protocol, socket, port, order_key, wire_hex, mode, state, origin, card_id,
+        started_at, duration_s, energy_wh)
+      values (${orderNo}, ${deviceId}, 'bkv', 3, ${index + 1}, ${orderNo}, '001a', 'full', 'charging', 'card', ${cardId},
+        now() - interval '1 hour', 3600, 500)`
+  // 50 fen each: as much as there is may be used
+  assert.deepEqual(await limits.look(), [])
+  await sql`update orders set state = 'settled' where order_no = ${orderNos[1]!}`
+  assert.equal((await answerCard(sql, card, Date.now())).status, 'ok')
+  await sql`update orders set state = 'charging' where order_no = ${orderNos[1]!}`
+  assert.equal((await answerCard(sql, { ...card, socket: 4 }, Date.now())).status, 'insufficient')
+  await sql`update orders set energy_wh = 510 where order_no = ${orderNos[1]!}`
+  assert.deepEqual((await limits.look()).toSorted(), orderNos)
+  await sql`update cards set rate_mode = 1 where card_id = ${cardId}`
+  assert.deepEqual(await limits.look(), [])
+  await sql`update orders set state = 'settled' where device_id = ${deviceId}`
 })
 
 test('an order that was begun before its device came to this tenant is none of its own', async () => {

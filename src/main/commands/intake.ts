@@ -12,7 +12,7 @@ import { deviceKey, type Fields, type Protocol } from '../../codec/protocol.ts'
 import type { ApiKey } from '../../config/api-keys.ts'
 import { HttpError } from '../../errors/errors.ts'
 import type { ChargeMode } from '../../orders/charge-plan.ts'
-import { COMMAND_STATUS } from '../../session/command-lane.ts'
+import { COMMAND_STATUS, PRIORITY } from '../../session/command-lane.ts'
 import type { CommandDesk, KnownMessageId, StoredCommand } from '../command-desk.ts'
 import { lastMessageIdOf } from '../command-store.ts'
 import { databaseErrorCode, isServerError, type Sql, type TransactionSql } from '../database/connect.ts'
@@ -359,9 +359,9 @@ export class Intake {
         // the database kept it waiting: what was asked for then must not be done now
         if (planned.expiresMs <= this.#options.now())
           throw new HttpError('TIMEOUT', 'it expired before it could be stored')
-        desk.admit(deviceId, this.#uncommitted)
+        desk.admit(deviceId, planned.priority, this.#uncommitted)
         // once, also when the transaction fails for another's sake and this is tried again alone
-        if (!this.#paid.has(request)) takeDeviceToken(deviceId)
+        if (!this.#paid.has(request) && planned.priority !== PRIORITY.stop) takeDeviceToken(deviceId)
         this.#paid.add(request)
       }
       const lastMessageId = epoch === undefined ? undefined : { epoch, messageId }

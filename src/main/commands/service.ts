@@ -8,9 +8,7 @@
  */
 
 import { randomBytes } from 'node:crypto'
-import { parameters } from '../../../workers/writer/columns.ts'
 import { COMMAND_STATES } from '../../../workers/writer/command-fates.ts'
-import { IN_DOUBT } from '../../../workers/writer/which-order.ts'
 import type { Fields, Protocol } from '../../codec/protocol.ts'
 import { HttpError } from '../../errors/errors.ts'
 import {
@@ -29,6 +27,7 @@ import { writeAudit } from '../admin/audit.ts'
 import type { CommandDesk, StoredCommand } from '../command-desk.ts'
 import { isServerError, type Sql, type TransactionSql } from '../database/connect.ts'
 import type { Log } from '../log.ts'
+import { leftOnCard } from './card-money.ts'
 import { assertEncodes, commandNamed, encodeCommand } from './catalogue.ts'
 import {
   type Caller,
@@ -343,7 +342,7 @@ export class CommandService {
     const downlink = protocol.downlinkByName.get(name)
     if (downlink === undefined) throw new Error(`${protocol.name}: no downlink ${name}`)
     assertEncodes(protocol, downlink, deviceNo, fields)
-    desk.admit(deviceId)
+    desk.admit(deviceId, priority)
     const commandId = desk.newCommandId()
     const stored: StoredCommand = { commandId, deviceId, name, fields, priority, expiresMs, wireHex: '', socket, port }
     try {
@@ -553,30 +552,6 @@ const withoutSecrets = (params: Readonly<Record<string, unknown>>) =>
   Object.fromEntries(Object.entries(params).map(([name, value]) => [name, name.includes('password') ? '***' : value]))
 
 // ---- what the tables know -----------------------------------------------------------------------------------------
-
-/**
- * What a card has and nobody else may still use up: its balance without the budgets of its orders that run, or may run. A
- * start whose result is missing may have worked (AP3000 7, 82): it counts for as long as a device takes to say that its
- * port charges, and while the port does.
- */
-const LEFT_ON_CARD = `
-  select c.balance_fen - coalesce((
-    select sum((o.request ->> 'amount_fen')::bigint) from orders o
-    where o.tenant_id = $1 and o.card_id = $2
-      and (o.state in ('pending', 'starting', 'charging', 'stopping')
-        or o.state = 'failed' and o.fail_reason = any($3::text[]) and o.created_at > now() - interval '7 days'
-          and (o.created_at > now() - interval '10 minutes' or exists (
-            select from ports p
-            where p.device_id = o.device_id and p.socket = o.socket and p.port = o.port and p.state = 'charging'
-              and (p.wire_hex is null or p.wire_hex is not distinct from o.wire_hex))))), 0) as left_fen
-  from cards c where c.tenant_id = $1 and c.card_id = $2`
-
-/** @returns fen that no running order may use up; 0: no such card */
-export async function leftOnCard(sql: Sql | TransactionSql, tenant: string, cardId: string): Promise<number> {
-  const doubts = parameters({ doubts: 'text' }, { doubts: [...IN_DOUBT] })
-  const [card] = await sql.unsafe<{ left_fen: number }[]>(LEFT_ON_CARD, [tenant, cardId, ...doubts], { prepare: true })
-  return Number(card?.left_fen ?? 0)
-}
 
 /** @throws HttpError FAILED_PRECONDITION nothing is left on the card */
 async function withCard(

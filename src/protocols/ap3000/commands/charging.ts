@@ -13,6 +13,7 @@ export const askStatus = downlink({
   summary: 'no direct result: 20, 01 and 21 follow in the device’s own time',
   fields: {},
   result: 'none',
+  asksPorts: true,
 })
 
 // ---- 82 --------------------------------------------------------------------------------------------------------

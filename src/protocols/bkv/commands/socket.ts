@@ -29,6 +29,7 @@ export const queryStatus = downlink({
   body: innerBody(0x1d, { socket: SOCKET }),
   // The live socket answered with 1000/1017 only, which has sequence 0.
   result: { by: 'socketStatus', orBy: 'statusReport', withinMs: RESULT_WITHIN_MS, tries: 2 },
+  asksPorts: true,
 })
 
 /** The guide prints sub 1c in the answer to 1d; the table has both. */
