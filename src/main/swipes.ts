@@ -35,7 +35,7 @@ export async function chargeByCard(options: SwipesOptions, question: CardQuestio
       { key, requestId, remoteAddress: 'device', idempotencyKey: requestId },
       deviceId,
       { port, socket },
-      { cardId, isMonthly: answer.rateMode === 'monthly' },
+      { cardId, rateMode: answer.rateMode, expiresMs: answer.expiresMs },
     )
   } catch (error) {
     // something came between answer and start: the user hears the balance and sees nothing start; why is in the log

@@ -9,7 +9,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { type FrameHead, PayloadError, type Protocol } from '../codec/protocol.ts'
+import { type CardAnswer, type FrameHead, PayloadError, type Protocol } from '../codec/protocol.ts'
 import { ap3000 } from '../protocols/ap3000/table.ts'
 import { bkv } from '../protocols/bkv/table.ts'
 import {
@@ -412,3 +412,17 @@ function fitting<D extends Drawn>(drawn: D): D {
 function definedOf(drawn: Drawn): object {
   return Object.fromEntries(Object.entries(drawn).filter(([, value]) => value !== undefined))
 }
+
+test('AP3000: an 82 says how the card that was shown is charged, and when its month ends', () => {
+  const start = (rateMode: CardAnswer['rateMode'], expiresMs: number | null = null) => {
+    const plan = chargePlan('ap3000', { mode: 'full', port: 2, orderNo: 'a', account: { rateMode, expiresMs } })
+    assert.ok(!isRefusal(plan))
+    const downlink = ap3000.downlinkByName.get(plan.name)!
+    return Buffer.from(downlink.encode(plan.fields)).toString('hex', 0, 9)
+  }
+  assert.equal(start('time'), '000000000001010000')
+  assert.equal(start('monthly', 0x6a000000 * 1_000), '010000006a01010000')
+  assert.equal(start('monthly'), '01ffffff7f01010000')
+  assert.equal(start('energy'), '020000000001010000')
+  assert.equal(start('per_use'), '030000000001010000')
+})

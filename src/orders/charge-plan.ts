@@ -6,7 +6,8 @@
  * Rounding: what was asked for is rounded up to the unit of the wire (a minute, 0.01 kWh), limits are rounded down, at
  * least to one unit.
  */
-import type { Fields, Protocol } from '../codec/protocol.ts'
+import type { CardAnswer, Fields, Protocol } from '../codec/protocol.ts'
+import { expirySOf, RATE_MODES } from '../protocols/ap3000/rate-mode.ts'
 import { wireOrderNumber } from './order-number.ts'
 import { amountOf, clockOf, type Tariff, type Usage } from './tariff.ts'
 
@@ -32,6 +33,8 @@ export interface ChargeRequest {
   readonly tariff?: Tariff
   /** AP3000 speaks it; default: `amountFen`, else 0. */
   readonly balanceFen?: number
+  /** Of the card that was shown: AP3000 says how it is charged, and of a month when it ends. */
+  readonly account?: Pick<CardAnswer, 'rateMode' | 'expiresMs'>
 }
 
 /** What the gateway enforces from progress reports: it stops the order when {@link limitReached} says so. */
@@ -153,8 +156,6 @@ const downTo = (value: number, unit: number, max: number) => Math.min(max, Math.
 
 // ---- AP3000, section 8, 82 --------------------------------------------------------------------------------------
 
-const RATE_TIME = 0
-const RATE_ENERGY = 2
 /** The 37 bytes live servers send, with the check for short circuits that they ask for. */
 const GROWN = {
   qrLampOff: 0,
@@ -172,7 +173,7 @@ function ap3000PlaceProblem(port: number, socket: number): Refusal | undefined {
   return socket === 0 ? undefined : invalid('socket_unused', 'this protocol has no sockets')
 }
 
-/** Until full is rate mode 0 with 0 seconds, as the guide's example has it: modes 1 and 3 name accounts we do not keep. */
+/** Until full is rate mode 0 with 0 seconds, as the guide's example has it, or that of the card, with 0 as well. */
 function ap3000Plan(request: ChargeRequest): ChargePlan | Refusal {
   const { mode, port, socket = 0, durationS, energyWh, amountFen, maxPowerW, maxDurationS } = request
   const where = ap3000PlaceProblem(port, socket)
@@ -186,12 +187,15 @@ function ap3000Plan(request: ChargeRequest): ChargePlan | Refusal {
   if (energy10Wh > U16_MAX) return invalid('energy_wh_range', `energy_wh needs at most ${U16_MAX * 10}`)
   const overloadPowerDw = maxPowerW === undefined ? 0 : Math.max(1, Math.floor(maxPowerW * 10 + 1e-6))
   if (overloadPowerDw > U16_MAX) return invalid('max_power_w_range', `max_power_w needs at most ${U16_MAX / 10}`)
-  const isByEnergy = mode === 'energy'
+  const rateMode = mode === 'energy' ? RATE_MODES.energy : RATE_MODES[request.account?.rateMode ?? 'time']
+  const isByEnergy = rateMode === RATE_MODES.energy
   return {
     name: 'startCharge',
     fields: {
-      rateMode: isByEnergy ? RATE_ENERGY : RATE_TIME,
-      balanceFen: Math.min(SPOKEN_FEN_MAX, request.balanceFen ?? amountFen ?? 0),
+      rateMode,
+      ...(rateMode === RATE_MODES.monthly
+        ? { expiryS: expirySOf(request.account?.expiresMs ?? null) }
+        : { balanceFen: Math.min(SPOKEN_FEN_MAX, request.balanceFen ?? amountFen ?? 0) }),
       port: port - 1,
       command: 1,
       ...(isByEnergy ? { energy10Wh } : { durationS: seconds }),

@@ -1010,7 +1010,11 @@ describe('a swipe', () => {
   const swipe = (deviceId: string, cardId: string, more: { messageId?: number; isMonthly?: boolean } = {}) => {
     const key = `swipe-${deviceId}-${cardId}-${more.messageId ?? ++swipes}`
     const caller = { key: keys[0]!, requestId: key, remoteAddress: 'device', idempotencyKey: key }
-    const card = { cardId, isMonthly: more.isMonthly ?? false }
+    const card = {
+      cardId,
+      rateMode: more.isMonthly === true ? ('monthly' as const) : ('time' as const),
+      expiresMs: null,
+    }
     return commands.chargeByCard(caller, deviceId, { port: 1, socket: 0 }, card)
   }
   let cards = 0

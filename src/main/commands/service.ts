@@ -9,7 +9,7 @@
 
 import { randomBytes } from 'node:crypto'
 import { COMMAND_STATES } from '../../../workers/writer/command-fates.ts'
-import type { Fields, Protocol } from '../../codec/protocol.ts'
+import type { CardAnswer, Fields, Protocol } from '../../codec/protocol.ts'
 import { HttpError } from '../../errors/errors.ts'
 import {
   type ChargeMode,
@@ -62,8 +62,10 @@ export interface ChargeBody {
 export interface SwipedCard {
   /** As the protocol writes card numbers. */
   readonly cardId: string
-  /** The month is paid: there is no balance to watch. */
-  readonly isMonthly: boolean
+  /** Monthly: the month is paid, and there is no balance to watch. */
+  readonly rateMode: CardAnswer['rateMode']
+  /** Null: never. */
+  readonly expiresMs: number | null
 }
 export interface StopBody {
   readonly port: number
@@ -186,7 +188,7 @@ export class CommandService {
         const given = body.tariff ?? device.tariff ?? null
         const tariff = given === null ? undefined : readTariff(given, body.tariff !== undefined)
         const orderNo = body.order_no ?? newOrderNo(randomBytes(ORDER_NO_RANDOM_BYTES))
-        const plan = planned(chargePlan(protocol.name, chargeRequest(body, socket, orderNo, tariff)))
+        const plan = planned(chargePlan(protocol.name, chargeRequest(body, socket, orderNo, tariff, card)))
         return {
           kind: 'start',
           name: plan.name,
@@ -510,7 +512,13 @@ function socketOf(protocol: Protocol, socket: number | undefined): number {
   return 0
 }
 
-function chargeRequest(body: ChargeBody, socket: number, orderNo: string, tariff: Tariff | undefined): ChargeRequest {
+function chargeRequest(
+  body: ChargeBody,
+  socket: number,
+  orderNo: string,
+  tariff: Tariff | undefined,
+  card: SwipedCard | undefined,
+): ChargeRequest {
   return {
     mode: body.mode,
     port: body.port,
@@ -522,6 +530,7 @@ function chargeRequest(body: ChargeBody, socket: number, orderNo: string, tariff
     ...(body.max_power_w === undefined ? {} : { maxPowerW: body.max_power_w }),
     ...(body.max_duration_s === undefined ? {} : { maxDurationS: body.max_duration_s }),
     ...(tariff === undefined ? {} : { tariff }),
+    ...(card === undefined ? {} : { account: card }),
   }
 }
 
@@ -558,10 +567,10 @@ async function withCard(
   tx: TransactionSql,
   tenant: string,
   asked: ChargeBody,
-  { cardId, isMonthly }: SwipedCard,
+  { cardId, rateMode }: SwipedCard,
   tariff: unknown,
 ): Promise<ChargeBody> {
-  if (isMonthly || tariff === null) return asked
+  if (rateMode === 'monthly' || tariff === null) return asked
   const leftFen = await leftOnCard(tx, tenant, cardId)
   if (leftFen > 0) return { ...asked, mode: 'budget', amount_fen: leftFen }
   throw new HttpError('FAILED_PRECONDITION', 'the card’s balance is promised to running orders', {

@@ -16,6 +16,7 @@ import {
 } from '../../../codec/fields.ts'
 import { type CardAnswer, type Fields, PayloadError, type ReplyContext } from '../../../codec/protocol.ts'
 import { portOf, timestamp32 } from '../fields.ts'
+import { expirySOf, RATE_MODES } from '../rate-mode.ts'
 
 interface CardSwipe {
   readonly cardIdHex: string
@@ -104,22 +105,17 @@ const ACCOUNT_STATUS: Readonly<Record<CardAnswer['status'], number>> = {
   blocked: 0x01,
   port_unusable: 0x08,
 }
-const RATE_MODE: Readonly<Record<CardAnswer['rateMode'], number>> = { time: 0, monthly: 1, energy: 2, per_use: 3 }
-const RATE_MONTHLY = 1
-/** Shown for a monthly card without end; the last second a signed clock of 32 bits knows. */
-const NEVER_EXPIRES_S = 0x7fffffff
 const U32_MAX = 0xffffffff
 
 /** Status 00 alone starts nothing: a charge needs a following 82 (7, 02). Without a card answer: no reply this time. */
 function answerCard(uplinkFields: Fields, { card }: ReplyContext): Fields | undefined {
   if (card === undefined) return undefined
   const { cardIdHex, port } = uplinkFields as unknown as CardSwipe
-  const shared = { cardIdHex, accountStatus: ACCOUNT_STATUS[card.status], rateMode: RATE_MODE[card.rateMode], port }
-  if (shared.rateMode !== RATE_MONTHLY) {
+  const shared = { cardIdHex, accountStatus: ACCOUNT_STATUS[card.status], rateMode: RATE_MODES[card.rateMode], port }
+  if (shared.rateMode !== RATE_MODES.monthly) {
     return { ...shared, balanceFen: Math.min(Math.max(Math.trunc(card.balanceFen), 0), U32_MAX) }
   }
-  const expiryS = card.expiresMs === null ? NEVER_EXPIRES_S : Math.floor(card.expiresMs / 1000)
-  return { ...shared, expiryS: Math.min(Math.max(expiryS, 0), U32_MAX) }
+  return { ...shared, expiryS: expirySOf(card.expiresMs) }
 }
 
 /** The four bytes at 6 are money, or an expiry when the mode is monthly. */
@@ -134,8 +130,8 @@ const RATE_MODE_AT = 5
 
 const bodyAnswer: Body = {
   decode: (bytes, from, to) =>
-    (bytes[from + RATE_MODE_AT] === RATE_MONTHLY ? answerWithExpiry : answerWithBalance).decode(bytes, from, to),
-  encode: (fields) => (fields['rateMode'] === RATE_MONTHLY ? answerWithExpiry : answerWithBalance).encode(fields),
+    (bytes[from + RATE_MODE_AT] === RATE_MODES.monthly ? answerWithExpiry : answerWithBalance).decode(bytes, from, to),
+  encode: (fields) => (fields['rateMode'] === RATE_MODES.monthly ? answerWithExpiry : answerWithBalance).encode(fields),
   parameters: [...answerWithBalance.parameters, describe('expiryS', optional(timestamp32))],
 }
 

@@ -3,6 +3,7 @@ import { type Body, downlink, uplink } from '../../../codec/command.ts'
 import { FieldError, fields as fieldsOf, limited, optional, u8, u16le, u32le } from '../../../codec/fields.ts'
 import { type Fields, RESULT_WITHIN_MS } from '../../../codec/protocol.ts'
 import { energy16, flag, port, portOf, power16, result, seconds16, timestamp32 } from '../fields.ts'
+import { RATE_MODES } from '../rate-mode.ts'
 import { orderHex } from './order.ts'
 import { byteResult, TRIES } from './result.ts'
 
@@ -17,9 +18,6 @@ export const askStatus = downlink({
 })
 
 // ---- 82 --------------------------------------------------------------------------------------------------------
-
-const RATE_MONTHLY = 1
-const RATE_ENERGY = 2
 
 const rateMode = limited(u8, { min: 0, max: 3, about: '0 time, 1 monthly, 2 energy, 3 per use' })
 const balanceFen = limited(u32le, { unit: 'fen', about: 'spoken only' })
@@ -49,7 +47,7 @@ const byMonth = fieldsOf({ rateMode, expiryS, port, command, durationS, orderHex
 const byEnergy = fieldsOf({ rateMode, balanceFen, port, command, energy10Wh, orderHex, ...grown })
 
 function startOf(mode: unknown): typeof byTime {
-  return mode === RATE_MONTHLY ? byMonth : mode === RATE_ENERGY ? byEnergy : byTime
+  return mode === RATE_MODES.monthly ? byMonth : mode === RATE_MODES.energy ? byEnergy : byTime
 }
 
 /** What a caller may leave out: a stop needs port, command 0 and the running order, and zeros for the rest. */
