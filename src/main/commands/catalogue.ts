@@ -136,10 +136,20 @@ export function encodeCommand(
     if (value !== undefined) fields[description.name] = wireValue(name, value, description)
     else if (description.name === 'reservedHex') fields['reservedHex'] = '00'.repeat(description.bytes)
     else if (!description.isOptional) throw invalid(name, 'is required')
+    else if (description.group !== undefined && isGroupGiven(parameters, description.group, params))
+      throw invalid(name, 'is required with what belongs to it')
   }
   assertEncodes(protocol, downlink, deviceNo, fields)
   const { socket, port } = fields as { socket?: number; port?: number }
   return { fields, socket: socket ?? 0, port: port === undefined ? 0 : port + 1 }
+}
+
+function isGroupGiven(
+  parameters: CatalogueEntry['parameters'],
+  group: number,
+  params: Readonly<Record<string, unknown>>,
+): boolean {
+  return [...parameters].some(([name, one]) => one.group === group && params[name] !== undefined)
 }
 
 /** @throws HttpError INVALID_ARGUMENT the wire or the way to the session thread cannot carry it */
@@ -161,10 +171,11 @@ export function assertEncodes(protocol: Protocol, downlink: Downlink, deviceNo: 
 }
 
 function wireValue(name: string, value: unknown, description: ParameterDescription): unknown {
-  const { type, bytes, isRest, min, max } = description
+  const { type, bytes, isRest, min, max, not } = description
   switch (type) {
     case 'integer': {
       if (typeof value !== 'number' || !Number.isInteger(value)) throw invalid(name, 'needs an integer')
+      if (not?.includes(value) === true) throw invalid(name, `must not be ${not.join(', ')}`)
       if ((min !== undefined && value < min) || (max !== undefined && value > max))
         throw invalid(name, `must lie within ${min ?? ''}..${max ?? ''}${unitText(description)}`)
       return description.name === 'port' ? value - 1 : value
@@ -225,6 +236,7 @@ export function commandSchemas(protocols: readonly Protocol[]): Json[] {
           type: 'object',
           properties: Object.fromEntries([...parameters].map(([outer, one]) => [outer, parameterSchema(one)])),
           required: [...parameters].filter(([, { isOptional }]) => !isOptional).map(([outer]) => outer),
+          ...groupsSchema(parameters),
           additionalProperties: false,
         },
       },
@@ -233,8 +245,17 @@ export function commandSchemas(protocols: readonly Protocol[]): Json[] {
   )
 }
 
+/** Of the parameters that are given together, or not at all. */
+function groupsSchema(parameters: CatalogueEntry['parameters']): Json {
+  const grouped = [...parameters].filter(([, { group }]) => group !== undefined)
+  if (grouped.length === 0) return {}
+  const others = ([name, { group }]: (typeof grouped)[number]) =>
+    grouped.filter(([other, one]) => other !== name && one.group === group).map(([other]) => other)
+  return { dependentRequired: Object.fromEntries(grouped.map((one) => [one[0], others(one)])) }
+}
+
 function parameterSchema(description: ParameterDescription): Json {
-  const { type, bytes, isRest, min, max, unit, about } = description
+  const { type, bytes, isRest, min, max, not, unit, about } = description
   const text = [unit, about].filter((part) => part !== undefined).join('; ')
   const said = text === '' ? {} : { description: text }
   switch (type) {
@@ -243,12 +264,13 @@ function parameterSchema(description: ParameterDescription): Json {
         type: 'integer',
         ...(min === undefined ? {} : { minimum: min }),
         ...(max === undefined ? {} : { maximum: max }),
+        ...(not === undefined ? {} : { not: { enum: not } }),
         ...said,
       }
     case 'hex':
-      return { type: 'string', pattern: `^(?:[0-9a-fA-F]{2}){${isRest ? `0,${bytes}` : bytes}}$`, ...said }
+      return { type: 'string', pattern: `^(?:[0-9a-fA-F]{2}){${isRest ? `${min ?? 0},${bytes}` : bytes}}$`, ...said }
     case 'ascii':
-      return { type: 'string', maxLength: max ?? bytes, ...said }
+      return { type: 'string', minLength: min ?? 0, maxLength: max ?? bytes, pattern: '^[ -~]*$', ...said }
     case 'bcd':
       return { type: 'string', pattern: `^[0-9]{${2 * bytes}}$`, ...said }
     case 'list':

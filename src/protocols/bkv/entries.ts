@@ -250,6 +250,13 @@ export function parseClockText(name: string, text: unknown): [number, number] {
   return [hour, minute]
 }
 
+/** The same for what a device is to go by. @throws FieldError the text is no time from 00:00 to 23:59 */
+export function parseTimeOfDay(name: string, text: unknown): [number, number] {
+  const [hour, minute] = parseClockText(name, text)
+  if (hour > 23 || minute > 59) throw new FieldError(name, 'needs hh:mm from 00:00 to 23:59')
+  return [hour, minute]
+}
+
 /** Data begins 18 bytes behind the frame: its sequence stands 12 bytes before the data, its gateway id 7 before. */
 function compareWithHead(bytes: Uint8Array, from: number, bkv: Entries): void {
   if (from < 18 || bytes[from - 18] !== 0xfc || bytes[from - 17]! < 0xfe) return

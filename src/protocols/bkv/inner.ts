@@ -36,6 +36,8 @@ export interface ListSpec {
   readonly about?: string
   /** Where items are objects: the names they may have. */
   readonly itemNames?: readonly string[]
+  /** No two items have the same of this name. Binds `encode` only. */
+  readonly isUniqueBy?: string
 }
 
 /** A list whose items are fixed fields. */
@@ -167,6 +169,9 @@ function itemsOf(list: ListSpec, values: Fields): readonly unknown[] {
     throw new FieldError(list.name, `needs ${list.count} items`)
   }
   if (items.length > list.countMax) throw new FieldError(list.name, `at most ${list.countMax} items`)
+  const { isUniqueBy } = list
+  if (isUniqueBy !== undefined && new Set(items.map((item) => (item as Fields)[isUniqueBy])).size < items.length)
+    throw new FieldError(list.name, `each ${isUniqueBy} once`)
   return items
 }
 

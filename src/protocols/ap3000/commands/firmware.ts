@@ -1,7 +1,16 @@
 /** AP3000 document, section 8, "Firmware": E0 to E2, F8 to FA, and E4. */
 import { type Body, downlink, rawBody, uplink } from '../../../codec/command.ts'
 import type { Fact } from '../../../codec/facts.ts'
-import { bytesHex, fields as fieldsOf, readU16le, readU32le, u16le, writeLe } from '../../../codec/fields.ts'
+import {
+  bytesHex,
+  FieldError,
+  fields as fieldsOf,
+  limited,
+  readU16le,
+  readU32le,
+  u16le,
+  writeLe,
+} from '../../../codec/fields.ts'
 import type { Downlink, Fields, Uplink } from '../../../codec/protocol.ts'
 import { byteHex, result } from '../fields.ts'
 import { DATA_BYTES_MAX } from '../frame.ts'
@@ -24,7 +33,22 @@ const REASONS = {
 
 /** Chunks count from 1; each is full, the sender pads the last. */
 function chunkBody(bytes: number): Body {
-  return fieldsOf({ chunksTotal: u16le, chunk: u16le, firmwareHex: bytesHex(bytes) })
+  const fromOne = limited(u16le, { min: 1 })
+  const { decode, encode, parameters } = fieldsOf({
+    chunksTotal: fromOne,
+    chunk: limited(fromOne, { about: 'from 1, at most chunksTotal' }),
+    firmwareHex: bytesHex(bytes),
+  })
+  return {
+    decode,
+    encode: (fields) => {
+      const data = encode(fields)
+      const { chunk, chunksTotal } = fields as { chunk: number; chunksTotal: number }
+      if (chunk > chunksTotal) throw new FieldError('chunk', `must be at most ${chunksTotal}, the total`)
+      return data
+    },
+    parameters,
+  }
 }
 
 const chunk200 = chunkBody(CHUNK_BYTES)

@@ -8,6 +8,7 @@ import {
   fields as fieldsOf,
   limited,
   optional,
+  printable,
   readU16le,
   readU32le,
   u8,
@@ -321,7 +322,7 @@ export const setServer = downlink({
     serverPort: limited(u16le, { min: 1 }),
     moduleType: limited(u8, { min: 1, max: 3, about: '1 WiFi, 2 2G, 3 4G' }),
     socketB: flag,
-    addressAscii: ascii(46),
+    addressAscii: printable(ascii(46), 1),
   },
   result: { by: 'setServerResult', withinMs: RESULT_WITHIN_MS, tries: TRIES },
 })

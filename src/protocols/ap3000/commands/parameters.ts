@@ -33,13 +33,16 @@ const detailed: Spec = {
   qrLampOff: limited(flag, { about: 'default 1' }),
 }
 
-/** Four bytes before 2024-08, eight since; the two voltages go together. */
+/**
+ * Four bytes before 2024-08, eight since; the two voltages go together: for a caller a default for the one he did not name
+ * would overwrite what was set.
+ */
 const VOLTAGES = 1
 const limits: Spec = {
   maxChargeS: limited(seconds16, { about: 'default 36000' }),
   overloadPowerDw: limited(power16, { about: '20000 on dual and multi sockets, 35000 on high power' }),
-  overVoltageDv: optional(limited(voltage16, { about: 'default 2700' }), 2700, VOLTAGES),
-  underVoltageDv: optional(limited(voltage16, { about: 'default 1000' }), 1000, VOLTAGES),
+  overVoltageDv: optional(limited(voltage16, { about: 'default 2700; both voltages or neither' }), 2700, VOLTAGES),
+  underVoltageDv: optional(limited(voltage16, { about: 'default 1000; both voltages or neither' }), 1000, VOLTAGES),
 }
 
 const cardKeys: Spec = {

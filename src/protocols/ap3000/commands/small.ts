@@ -10,6 +10,7 @@ import {
   hexSize,
   limited,
   optional,
+  printable,
   restHex,
   u8,
   u16le,
@@ -27,7 +28,7 @@ const EEPROM_BYTES_MAX = 32
 
 /** Text that ends in a zero even when it is full. */
 function zeroEnded(count: number): Field {
-  const field = ascii(count)
+  const field = printable(ascii(count))
   return {
     ...field,
     limits: { max: count - 1, about: `at most ${count - 1} characters` },
@@ -40,7 +41,12 @@ function zeroEnded(count: number): Field {
 }
 
 /** Fields, and behind them bytes whose count is their last field. */
-function countedHex(fixedSpec: Readonly<Record<string, Field>>, count: string | undefined, name: string): Body {
+function countedHex(
+  fixedSpec: Readonly<Record<string, Field>>,
+  count: string | undefined,
+  name: string,
+  bytesMin = 0,
+): Body {
   const countName = count ?? 'count'
   const head = fieldsOf({ ...fixedSpec, [countName]: u8 })
   const headBytes = head.parameters.reduce((sum, { bytes }) => sum + bytes, 0)
@@ -56,6 +62,7 @@ function countedHex(fixedSpec: Readonly<Record<string, Field>>, count: string | 
     },
     encode(fields) {
       const size = hexSize(fields[name], name)
+      if (size < bytesMin) throw new FieldError(name, `at least ${bytesMin} bytes`)
       if (size > 0xff) throw new FieldError(name, 'at most 255 bytes')
       const data = new Uint8Array(headBytes + size)
       data.set(head.encode({ ...fields, [countName]: size }))
@@ -64,7 +71,7 @@ function countedHex(fixedSpec: Readonly<Record<string, Field>>, count: string | 
     },
     parameters: [
       ...head.parameters.filter(({ name: other }) => other !== countName),
-      ...fieldsOf({ [name]: restHex(0xff) }).parameters,
+      ...fieldsOf({ [name]: restHex(0xff, bytesMin) }).parameters,
     ],
   }
 }
@@ -112,7 +119,7 @@ export const smallDownlinks: readonly Downlink[] = [
     'read EEPROM, at most 32 bytes',
     fieldsOf({ address: u16le, bytes: limited(u8, { min: 1, max: EEPROM_BYTES_MAX }) }),
   ),
-  small(0x8c, 'writeEeprom', 'write EEPROM', countedHex({ address: u16le }, 'bytes', 'eepromHex')),
+  small(0x8c, 'writeEeprom', 'write EEPROM', countedHex({ address: u16le }, 'bytes', 'eepromHex', 1)),
   small(0x8d, 'setWorkMode', '0 networked, 1 card only', fieldsOf({ workMode: flag })),
   small(
     0x8e,
@@ -128,9 +135,11 @@ export const smallDownlinks: readonly Downlink[] = [
     0x8f,
     'setTcMode',
     'TC card mode',
-    fieldsOf({ workMode: limited(u8, { max: 6, about: '0 time, 1 per use, 3 energy, 4 fixed, 5 home, 6 free' }) }),
+    fieldsOf({
+      workMode: limited(u8, { max: 6, not: [2], about: '0 time, 1 per use, 3 energy, 4 fixed, 5 home, 6 free' }),
+    }),
   ),
-  small(0x95, 'showTemporaryQr', 'temporary QR text', fieldsOf({ qrAscii: ascii(200) })),
+  small(0x95, 'showTemporaryQr', 'temporary QR text', fieldsOf({ qrAscii: printable(ascii(200)) })),
   small(0x96, 'locate', 'sound and light', fieldsOf({ locateS: limited(u8, { unit: 's' }) })),
   small(0x97, 'setSilent', 'parameters 1.3: silent mode', fieldsOf({ silent: flag })),
   small(

@@ -10,6 +10,7 @@ import {
   FieldError,
   fields,
   limited,
+  printable,
   u8,
   u16be,
 } from '../../../codec/fields.ts'
@@ -66,7 +67,11 @@ export const refreshNodes = downlink({
   name: 'refreshNodes',
   section: '5',
   summary: 'replaces the list of sockets',
-  body: innerBody(0x08, { channel: limited(u8, { min: 1, max: 15 }) }, listOf('nodes', 'toEnd', 250, NODE)),
+  body: innerBody(
+    0x08,
+    { channel: limited(u8, { min: 1, max: 15 }) },
+    { ...listOf('nodes', 'toEnd', 250, NODE), isUniqueBy: 'socket' },
+  ),
   result: { by: 'refreshNodesResult', withinMs: RESULT_WITHIN_MS, tries: 2 },
 })
 
@@ -131,8 +136,8 @@ const ipv4: Field = {
 const OTA = {
   target: limited(u8, { min: 1, max: 2, about: '1 gateway, 2 socket' }),
   ftpIp: ipv4,
-  ftpPort: u16be,
-  fileNameAscii: ascii(13),
+  ftpPort: limited(u16be, { min: 1 }),
+  fileNameAscii: printable(ascii(13), 1),
 }
 
 /** Reply, progress and FTP credentials are unpublished: nothing certain follows this command. */

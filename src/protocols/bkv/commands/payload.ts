@@ -1,14 +1,26 @@
 /** Outer command 1000: rows of entries. BKV document, section 7. The grammar and the keys are in entries.ts. */
 import { type Body, downlink, uplink } from '../../../codec/command.ts'
 import type { Fact } from '../../../codec/facts.ts'
-import type { ParameterDescription } from '../../../codec/fields.ts'
+import { describe, FieldError, type ParameterDescription } from '../../../codec/fields.ts'
 import { type DeviceMemory, type Fields, PayloadError, RESULT_WITHIN_MS } from '../../../codec/protocol.ts'
 import { decodePayload, encodePayload, KEY_BYTES, type PayloadShape } from '../entries.ts'
 import { CODE_PAYLOAD } from '../frame.ts'
 import { profileOf } from '../profile.ts'
 import { factsOfSockets, isTwoBytes, numberOr, START_MODE_UNSAID, settlementOf } from '../readings.ts'
-import { beijingMs } from '../shapes.ts'
+import { beijingMs, SOCKET } from '../shapes.ts'
 import { faultOf, meteringBitOf, portStateOf } from '../status.ts'
+
+/** A body whose `encode` refuses what names only the socket. */
+function changing(body: Body): Body {
+  return {
+    ...body,
+    encode: (fields) => {
+      const given = Object.keys((fields['bkv'] ?? fields) as Fields).filter((name) => name in PARAMETER_UNITS)
+      if (given.length === 0) throw new FieldError('socket', 'needs at least one parameter beside it')
+      return body.encode(fields)
+    },
+  }
+}
 
 /** A payload needs the named keys, as numbers of the table's width, to be this command at all. */
 function payloadBody(shape: PayloadShape, needs: readonly string[] = [], units: Units = {}): Body {
@@ -32,8 +44,9 @@ function payloadBody(shape: PayloadShape, needs: readonly string[] = [], units: 
 
 type Units = Readonly<Record<string, string>>
 
-/** Every key of a payload may be left out, as far as the grammar goes. */
+/** Every key of a payload may be left out, as far as the grammar goes. Bounds bind callers, not the echo in an ack. */
 function describeKey(name: string, about: string | undefined): ParameterDescription {
+  if (name === 'socket') return { ...describe(name, SOCKET), isOptional: true }
   const bytes = KEY_BYTES.get(name) ?? 0
   const isList = name === 'tiers'
   return {
@@ -277,7 +290,7 @@ export const setParameters = downlink({
   name: 'setParameters',
   section: '7',
   summary: 'changes the given parameters of a socket',
-  body: payloadBody({ sub: 0x1011, order: ['socket', ...Object.keys(PARAMETER_UNITS)] }, [], PARAMETER_UNITS),
+  body: changing(payloadBody({ sub: 0x1011, order: ['socket', ...Object.keys(PARAMETER_UNITS)] }, [], PARAMETER_UNITS)),
   result: { by: 'setParametersResult', withinMs: RESULT_WITHIN_MS, tries: 2 },
 })
 

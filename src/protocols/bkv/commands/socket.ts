@@ -3,7 +3,7 @@ import { downlink, uplink } from '../../../codec/command.ts'
 import type { Fact } from '../../../codec/facts.ts'
 import { limited, u8, u16be } from '../../../codec/fields.ts'
 import { type Fields, RESULT_WITHIN_MS } from '../../../codec/protocol.ts'
-import { clockText, parseClockText } from '../entries.ts'
+import { clockText, parseTimeOfDay } from '../entries.ts'
 import { CODE_SOCKET } from '../frame.ts'
 import { innerBody, type ListSpec, listOf, listOfU16 } from '../inner.ts'
 import { factsOfSockets, settlementOf } from '../readings.ts'
@@ -234,7 +234,8 @@ const VOICE_WINDOWS: ListSpec = {
   }),
   write: (into, at, item) => {
     const { start, end } = item as Fields
-    into.set([...parseClockText('start', start), ...parseClockText('end', end)], at)
+    // 24:00 is in no example of the guide
+    into.set([...parseTimeOfDay('windows', start), ...parseTimeOfDay('windows', end)], at)
   },
 }
 
@@ -247,7 +248,7 @@ export const setVoice = downlink({
   body: innerBody(
     0x1b,
     {
-      socket: limited(u8, { about: '254 = all' }),
+      socket: limited(SOCKET, { max: 254, not: [251, 252, 253], about: `${SOCKET.limits.about}, 254: all` }),
       port: WIRE_PORT,
       buzzer: limited(u8, { max: 1, about: '1 on' }),
       voice: limited(u8, { max: 1, about: '1 on' }),
