@@ -188,6 +188,8 @@ export interface Downlink extends CommandBase {
     | 'none'
   /** The device reports its ports (of field `socket`, or all) behind it. */
   readonly asksPorts?: true
+  /** What a caller means who gives no parameter at all; absent: that nothing is to be said. */
+  readonly withoutParameters?: Fields
 }
 
 export interface Protocol {

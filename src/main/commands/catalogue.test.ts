@@ -168,6 +168,23 @@ for (const [protocol, name, good, bad] of BOUNDS)
       )
   })
 
+test('firmwareHost: no chunk is upgrade mode, half a chunk is refused', () => {
+  const entry = commandNamed(ap3000, 'firmwareHost')
+  const data = ({ fields }: ReturnType<typeof encodeCommand>) => entry.downlink.encode(fields)
+  assert.equal(data(encodeCommand(ap3000, entry, PILE_NO, {})).length, 0)
+  assert.equal(data(encodeCommand(ap3000, entry, PILE_NO, chunk)).length, 204)
+  for (const missing of Object.keys(chunk)) {
+    const { [missing]: _, ...half } = chunk as Params
+    assert.throws(() => encodeCommand(ap3000, entry, PILE_NO, half), isInvalid)
+    assert.throws(() => encodeCommand(ap3000, entry, PILE_NO, { [missing]: (chunk as Params)[missing] }), isInvalid)
+  }
+  // only a host has that mode
+  assert.throws(() => encodeCommand(ap3000, commandNamed(ap3000, 'firmwareSlave'), PILE_NO, {}), isInvalid)
+  const [schema] = commandSchemas([ap3000]).filter(({ title }) => title === 'ap3000 firmwareHost')
+  assert.deepEqual(schema!['required'], ['name'])
+  assert.match(String(schema!['description']), /without parameters enter upgrade mode/)
+})
+
 test('the schema has the bounds that are no range', () => {
   const schemas = commandSchemas([ap3000, bkv]) as unknown as {
     title: string

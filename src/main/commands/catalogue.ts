@@ -130,7 +130,8 @@ export function encodeCommand(
   for (const name of Object.keys(params))
     if (!parameters.has(name))
       throw invalid(name, `${downlink.name} takes ${[...parameters.keys()].join(', ') || 'no parameters'}`)
-  const fields: Record<string, unknown> = {}
+  const isWithout = Object.values(params).every((value) => value === undefined)
+  const fields: Record<string, unknown> = isWithout ? { ...downlink.withoutParameters } : {}
   for (const [name, description] of parameters) {
     const value = params[name]
     if (value !== undefined) fields[description.name] = wireValue(name, value, description)

@@ -52,10 +52,13 @@ function chunkBody(bytes: number): Body {
 }
 
 const chunk200 = chunkBody(CHUNK_BYTES)
+/** A whole chunk, or nothing of it: that is upgrade mode. */
+const CHUNK = 1
+const TRIGGER = { trigger: true }
 const bodyFA: Body = {
-  decode: (bytes, from, to) => (from === to ? { trigger: true } : chunk200.decode(bytes, from, to)),
+  decode: (bytes, from, to) => (from === to ? TRIGGER : chunk200.decode(bytes, from, to)),
   encode: (fields) => (fields['trigger'] === true ? new Uint8Array(0) : chunk200.encode(fields)),
-  parameters: chunk200.parameters ?? [],
+  parameters: (chunk200.parameters ?? []).map((one) => ({ ...one, isOptional: true, group: CHUNK })),
 }
 
 export const firmwareDownlinks: readonly Downlink[] = [
@@ -64,7 +67,13 @@ export const firmwareDownlinks: readonly Downlink[] = [
   firmware(0xe2, 'firmwareViaHost', 'firmware of slaves through their host, chunks of 200', chunk200),
   firmware(0xf8, 'firmwareOldDevice', 'firmware of an old device, chunks of 256', chunkBody(OLD_CHUNK_BYTES)),
   firmware(0xf9, 'firmwareOldHost', 'firmware of an old host, chunks of 256', chunkBody(OLD_CHUNK_BYTES)),
-  firmware(0xfa, 'firmwareHost', 'firmware of a host: empty = enter upgrade mode, then chunks of 200', bodyFA),
+  firmware(
+    0xfa,
+    'firmwareHost',
+    'firmware of a host: without parameters enter upgrade mode, then chunks of 200',
+    bodyFA,
+    TRIGGER,
+  ),
   downlink({
     code: 0xe4,
     name: 'fetchOwnFirmware',
@@ -93,13 +102,14 @@ export const firmwareUplinks: readonly Uplink[] = [
   }),
 ]
 
-function firmware(code: number, name: string, summary: string, body: Body): Downlink {
+function firmware(code: number, name: string, summary: string, body: Body, withoutParameters?: Fields): Downlink {
   return downlink({
     code,
     name,
     section: '8, Firmware',
     summary,
     body,
+    ...(withoutParameters === undefined ? {} : { withoutParameters }),
     result: { by: `${name}Result`, withinMs: CHUNK_WITHIN_MS, tries: CHUNK_TRIES },
   })
 }
