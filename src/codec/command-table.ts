@@ -55,5 +55,9 @@ function replyOf({ reply }: Uplink): string {
 
 function resultOf({ result }: Downlink): string {
   if (result === 'none') return 'none'
-  return `\`${result.by}\` within ${result.withinMs / 1000} s, sent at most ${result.tries === 1 ? 'once' : `${result.tries} times`}`
+  const { by, withinMs, tries, startTries } = result
+  const ofStart = startTries === undefined ? '' : `, a start ${timesText(startTries)}`
+  return `\`${by}\` within ${withinMs / 1000} s, sent at most ${timesText(tries)}${ofStart}`
 }
+
+const timesText = (tries: number) => (tries === 1 ? 'once' : `${tries} times`)

@@ -182,6 +182,8 @@ export interface Downlink extends CommandBase {
         /** {@link RESULT_WITHIN_MS}, or a time of this command's own. */
         readonly withinMs: number
         readonly tries: number
+        /** The same of a start (`Protocol.askAfterStart`), where the command is either. */
+        readonly startTries?: number
         /** Another uplink that some models send instead, on their own and so without our message id. */
         readonly orBy?: string
       }

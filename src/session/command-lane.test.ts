@@ -564,6 +564,71 @@ describe('a start in doubt', () => {
     assert.deepEqual(bench.fates.get('a')!.result, { business_no: 26 })
   })
 
+  describe('BKV: a stop, which names no order,', () => {
+    const stop = { socket: 2, port: 0, on: 0, mode: 1, minutesMin: 0, energyWh: 0 }
+    const place = { priority: PRIORITY.stop, socket: 2, port: 1 }
+    const sent = (bench: Bench) => bench.sends.map(({ name, messageId }) => `${name} ${messageId}`)
+
+    test('goes again under the same sequence, at most so often as ACK_RETRIES says', () => {
+      for (const retries of [0, 1, 3]) {
+        const bench = new Bench(bkv, { ...OPTIONS, retries })
+        bench.charge = '0019'
+        bench.put('a', bkv, 'control', stop, { ...place, expiresMs: WALL_MS + 600_000 })
+        bench.lane.chargeSeen(2, 1, '0019', 0, at(5_000))
+        bench.runTo(600_000)
+        assert.deepEqual(sent(bench), Array(1 + retries).fill('control 100'))
+        const { status, attempts } = bench.fates.get('a')!
+        assert.deepEqual([status, attempts], [COMMAND_STATUS.dead, 1 + retries])
+      }
+    })
+
+    test('is acked by the result of its second sending', () => {
+      const bench = new Bench(bkv)
+      bench.put('a', bkv, 'control', stop, place)
+      bench.runTo(15_000)
+      assert.ok(bench.result('control', 100, true, { socket: 2, port: 1 }))
+      assert.deepEqual([bench.fates.get('a')!.status, bench.fates.get('a')!.attempts], [COMMAND_STATUS.acked, 2])
+    })
+
+    test('that another session sent goes again in this one', () => {
+      const bench = new Bench(bkv)
+      bench.put('a', bkv, 'control', stop, { ...place, attempts: 1, messageId: 7 })
+      bench.runTo(1_000)
+      assert.deepEqual(sent(bench), ['control 7'])
+    })
+
+    test('does not go again to a port that another charge may have by now', () => {
+      const start = { ...stop, on: 1, minutesMin: 60 }
+      const gone: [string, (bench: Bench) => void, sends: number][] = [
+        ['idle', ({ lane }) => lane.portIdle(2, 1), 1],
+        ['off the air, or at fault', ({ lane }) => lane.portSeen(2, 1, false), 2],
+        ['another charge', ({ lane }) => lane.chargeSeen(2, 1, '001a', 0, at(5_000)), 1],
+        ['a later start', (bench) => bench.put('b', bkv, 'control', start, { ...place, priority: PRIORITY.start }), 1],
+        ['the other port', ({ lane }) => lane.portIdle(2, 2), 2],
+        ['another socket', ({ lane }) => lane.portIdle(1, 1), 2],
+        ['charging on', ({ lane }) => lane.portSeen(2, 1, true), 2],
+      ]
+      for (const [name, happens, sends] of gone) {
+        const bench = new Bench(bkv)
+        bench.charge = '0019'
+        bench.put('a', bkv, 'control', stop, place)
+        bench.runTo(5_000)
+        happens(bench)
+        bench.runTo(100_000)
+        assert.equal(bench.sends.filter(({ commandId }) => commandId === 'a').length, sends, name)
+      }
+    })
+
+    test('whose charge no report had named goes again when one does: it may be the one', () => {
+      const bench = new Bench(bkv)
+      bench.charge = null
+      bench.put('a', bkv, 'control', stop, place)
+      bench.lane.chargeSeen(2, 1, '0019', 0, at(5_000))
+      bench.runTo(15_000)
+      assert.equal(bench.sends.length, 2)
+    })
+  })
+
   test('BKV: a charge that was reported before the time was over confirms it then: its result said more, and never came', () => {
     const bench = new Bench(bkv)
     bench.charge = '0019'

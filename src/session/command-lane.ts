@@ -97,6 +97,8 @@ interface Flying {
   isAsked: boolean
   /** The last report said that the port charges, whatever it charges. */
   isPortCharging: boolean
+  /** A stop that names no order: what it was sent for has ended, and another charge may run there. */
+  isTargetGone: boolean
   /** Number of a charge that is ours, as far as reports can tell: settles doubt, should the result not come. */
   seenWireHex: string | undefined
   /** Waiting for evidence instead of a result. */
@@ -117,6 +119,10 @@ const inContractWords = (content: Fields): Fields =>
       value,
     ]),
   )
+
+/** Names the port only (BKV 6, 07): sent again it would end whatever charges there by then. */
+const isNamelessStop = ({ priority, fields, port }: LaneCommand) =>
+  priority === PRIORITY.stop && port !== 0 && fields['orderHex'] === undefined
 
 /** A charge under no number might be any. */
 const isKnown = (charge: string | null | undefined) => charge !== undefined && charge !== ''
@@ -324,10 +330,11 @@ export class CommandLane {
     return downlink.result.withinMs
   }
 
-  #triesMax({ downlink }: LaneCommand): number {
-    if (downlink.result === 'none') return 1
+  #triesMax(command: LaneCommand): number {
+    const { result } = command.downlink
+    if (result === 'none') return 1
     // the table knows which must not be repeated, and which (firmware) may more often
-    const { tries } = downlink.result
+    const tries = (this.#isAskable(command) ? result.startTries : undefined) ?? result.tries
     return tries === 2 ? 1 + this.#options.retries : tries
   }
 
@@ -345,6 +352,7 @@ export class CommandLane {
     this.#announced.delete(command.commandId)
     this.#nextSendMonoMs = now.monoMs + this.#options.spacingMs
     if (command.commandId === QUESTION) return true
+    if (this.#isAskable(command)) this.#targetGone(command.socket, command.port)
     this.#lastSent.set(command.downlink, messageId)
     this.#world.sent(command, messageId, attempts, false)
     const flying = this.#fly(command, messageId, attempts, true, now)
@@ -366,6 +374,7 @@ export class CommandLane {
       resultDueMonoMs: 0,
       isAsked: false,
       isPortCharging: false,
+      isTargetGone: false,
       seenWireHex: undefined,
       watch: undefined,
       chargeBefore: this.#world.chargeBefore(command),
@@ -430,7 +439,7 @@ export class CommandLane {
   #mayRepeat(flying: Flying, now: Moment): boolean {
     const { command, messageId, attempts, isPortCharging } = flying
     if (attempts >= this.#triesMax(command) || now.wallMs >= command.expiresMs) return false
-    if (!this.#isAskable(command)) return true
+    if (!this.#isAskable(command)) return !flying.isTargetGone
     return !isPortCharging && this.#lastSent.get(command.downlink) === messageId
   }
 
@@ -585,6 +594,22 @@ export class CommandLane {
       if (flying.command.socket === socket && flying.command.port === port) flying.isPortCharging = isCharging
   }
 
+  /** A report says that nothing charges: not that the socket is off the air, nor that a fault hides what it does. */
+  portIdle(socket: number, port: number): void {
+    this.#targetGone(socket, port)
+  }
+
+  /** @param runs what charges there now; undefined: nothing, or nobody knows what */
+  #targetGone(socket: number, port: number, runs?: string): void {
+    for (const flying of this.#flying) {
+      const { command, chargeBefore } = flying
+      if (!isNamelessStop(command) || command.socket !== socket || command.port !== port) continue
+      // where no report named the charge before the stop, it may be this one
+      const isOther = typeof chargeBefore === 'string' && isKnown(chargeBefore) && runs !== chargeBefore
+      if (runs === undefined || isOther) flying.isTargetGone = true
+    }
+  }
+
   /** An order has its settlement: a stop for it that was not sent has nothing to stop (AP3000 8, 82). */
   orderSettled(wireHex: string): void {
     for (const command of [...this.#queue]) {
@@ -613,6 +638,7 @@ export class CommandLane {
    */
   chargeSeen(socket: number, port: number, wireHex: string, durationMs: number, now: Moment): void {
     this.orderSeen(socket, port, wireHex, now)
+    this.#targetGone(socket, port, wireHex)
     for (const flying of [...this.#flying]) {
       const { command, chargeBefore } = flying
       if (!this.#isAskable(command) || command.socket !== socket || command.port !== port) continue

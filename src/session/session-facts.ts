@@ -80,6 +80,7 @@ export class SessionFacts {
           record.notePort(reading)
           record.noteCharge(reading.socket, reading.port, reading.state === 'charging', undefined)
           session.lane?.portSeen(reading.socket, reading.port, reading.state === 'charging')
+          if (reading.state === 'idle') session.lane?.portIdle(reading.socket, reading.port)
           this.socketsSeen.push(reading.socket)
         }
         return undefined

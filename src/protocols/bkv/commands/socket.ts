@@ -49,7 +49,7 @@ export const socketStatus = uplink({
 
 /**
  * Starts or stops by time or energy. The command carries no order number: the device makes a business number and
- * returns it, so a start is never repeated blindly (section 3); hence one try.
+ * returns it, so a start is never repeated blindly (section 3); hence one try. A stop is repeated like any other command.
  */
 export const control = downlink({
   code: CODE_SOCKET,
@@ -65,7 +65,7 @@ export const control = downlink({
     minutesMin: limited(u16be, { max: 900, unit: 'min' }),
     energyWh: limited(u16be, { unit: 'Wh' }),
   }),
-  result: { by: 'controlResult', withinMs: RESULT_WITHIN_MS, tries: 1 },
+  result: { by: 'controlResult', withinMs: RESULT_WITHIN_MS, tries: 2, startTries: 1 },
 })
 
 const CONTROL_RESULT = { result: RESULT, socket: u8, port: u8, businessNo: u16be }
@@ -150,7 +150,7 @@ export const endAckEcho18 = downlink({
 })
 
 /**
- * The guide's bytes have outer command 0005, its text 0015: 0015 is sent, both are read. Not repeated, as control.
+ * The guide's bytes have outer command 0005, its text 0015: 0015 is sent, both are read. Repeated as control.
  */
 export const startByPower = downlink({
   code: CODE_SOCKET,
@@ -168,7 +168,7 @@ export const startByPower = downlink({
     },
     POWER_TIERS,
   ),
-  result: { by: 'startByPowerResult', withinMs: RESULT_WITHIN_MS, tries: 1 },
+  result: { by: 'startByPowerResult', withinMs: RESULT_WITHIN_MS, tries: 2, startTries: 1 },
 })
 
 /** Shape of controlResult assumed: the guide only says that a business number comes back. */
