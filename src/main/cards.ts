@@ -41,8 +41,9 @@ export async function answerCard(
     if (running?.card_id === cardId) return { ...base, status: 'ok' }
     if (base.rateMode !== 'monthly' && (await leftOnCard(sql, card.tenant_id, cardId)) <= 0)
       return { ...base, status: 'insufficient' }
+    // BKV as well: a card's charge beside the running one would be nobody's, or end with it
+    if (running !== undefined && isInTheWay(running)) return { ...base, status: 'port_unusable' }
     if (parseAnyDeviceId(deviceId)?.protocol.startsCardByCommand) {
-      if (running !== undefined && isInTheWay(running)) return { ...base, status: 'port_unusable' }
       const [device] = await sql<{ port_count: number | null }[]>`
         select port_count from devices where device_id = ${deviceId}`
       if (port > (device?.port_count ?? port)) return { ...base, status: 'port_unusable' }

@@ -1060,6 +1060,31 @@ describe('a swipe', () => {
     )
   })
 
+  test('BKV: a port that a gateway order or another card’s charge has is refused, its neighbours are not', async () => {
+    const { sql } = database
+    const [cardId, otherId] = [await newCard(500), await newCard(500)]
+    const deviceId = await newDevice({ bkv: true, tariff: TARIFF })
+    const heard = async (card: string, socket: number, port: number) =>
+      (await answerCard(sql, { deviceId, cardId: card, socket, port }, Date.now())).status
+    await accepted(charge(deviceId, { port: 1, socket: 7, mode: 'full' }))
+    for (const state of ['pending', 'starting', 'charging', 'stopping']) {
+      await sql`update orders set state = ${state} where device_id = ${deviceId}`
+      assert.deepEqual(
+        [await heard(cardId, 7, 1), await heard(cardId, 7, 2), await heard(cardId, 8, 1), await heard(cardId, 7, 0)],
+        ['port_unusable', 'ok', 'ok', 'ok'],
+        state,
+      )
+    }
+    // what the device began by a card may have ended without our hearing of it: then its port says so
+    await sql`update orders set origin = 'card', command_id = null, card_id = ${otherId}, state = 'charging'
+      where device_id = ${deviceId}`
+    await sql`insert into ports (device_id, socket, port, state, state_raw, at, epoch, seq)
+      values (${deviceId}, 7, 1, 'charging', 144, now(), 1, 1)`
+    assert.deepEqual([await heard(cardId, 7, 1), await heard(otherId, 7, 1)], ['port_unusable', 'ok'])
+    await sql`update ports set state = 'idle' where device_id = ${deviceId}`
+    assert.equal(await heard(cardId, 7, 1), 'ok')
+  })
+
   test('a start whose result is missing may have worked: its promise stands until the port says otherwise', async () => {
     const { sql } = database
     const cardId = await newCard(500)

@@ -126,7 +126,7 @@ test('when replies may go out', () => {
 test('a swiped card charges by time, or is refused at once', () => {
   const head = (sequence: string) => `fcff001e0015${sequence}0086004459453005000a0b0100001a`
   assert.equal(replyTo('0015-0b-doc-swipe', GOOD_CARD, 0x28373f)?.slice(0, 62), `${head('0028373f')}010103840000`)
-  for (const status of ['unregistered', 'insufficient', 'expired', 'blocked'] as const) {
+  for (const status of ['unregistered', 'insufficient', 'expired', 'blocked', 'port_unusable'] as const) {
     const refused = replyTo('0015-0b-doc-swipe', { ...GOOD_CARD, status }, 7)
     assert.equal(refused?.slice(0, 62), `${head('00000007')}000100000000`, status)
   }
