@@ -260,6 +260,8 @@ export class OrderBook {
       commandId: null,
       orderKey: key,
       wireHex: row.wireHex,
+      // a number that comes round again is the device's business number, known from its first report on
+      businessNo: isReused(row.orderKey) ? Number.parseInt(row.wireHex, 16) : null,
       state: 'charging',
       origin: row.origin,
       cardId: row.cardId,

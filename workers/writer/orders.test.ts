@@ -385,6 +385,19 @@ test('BKV: the number after a wrap, shown by a report first, is another order wi
   assert.equal((await insert(bkvSettlement('001a', later + 11 * MIN, 10))).settlements.repeated, 1)
 })
 
+test('BKV: an order that a card began has its business number from the first word of it on', async () => {
+  const card = { origin: 'card', cardId: '0102030405a7' } as const
+  const numbers = async () => (await orders()).map((order) => [order['state'], order['business_no'], order['card_id']])
+  await insert(orderStart({ ...numbered('001a'), ...card, atMs: AT_MS }))
+  assert.deepEqual(await numbers(), [['charging', 26, card.cardId]])
+  await insert(bkvProgress('001a', AT_MS + 5 * MIN, 5, card))
+  await insert(bkvSettlement('001a', AT_MS + 10 * MIN, 10, card))
+  assert.deepEqual(await numbers(), [['settled', 26, card.cardId]])
+  // 0f was lost: the report of the port is the first word
+  await insert(bkvProgress('001b', AT_MS + 20 * MIN, 5, card))
+  assert.deepEqual((await numbers()).at(-1), ['charging', 27, card.cardId])
+})
+
 test('BKV: after a memory loss the same number charges again, while its first order never ended', async () => {
   await insert(bkvProgress('0001', AT_MS + 30 * MIN, 30))
   await insert(bkvProgress('0001', AT_MS + 65 * MIN, 5))
