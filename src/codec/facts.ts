@@ -85,7 +85,7 @@ export type Fact =
       readonly temperatureC?: number
       readonly virtualId?: number
       readonly workMode?: number
-      /** True for 20-like registrations. */
+      /** AP3000 20, BKV 0000: the first one a device is heard to send registers it. */
       readonly registered?: boolean
     }
   | { readonly fact: 'portStates'; readonly ports: readonly PortReading[] }

@@ -232,6 +232,11 @@ export interface Protocol {
   formatDeviceId(deviceNo: number): string
   /** The inverse; undefined when the text is no id of this protocol. */
   parseDeviceId(text: string): number | undefined
+  /**
+   * The ICCID that a frame says of the connection it came by, where no bare one does (BKV 2): looked for before the frame
+   * opens a session, so that the session is told with it.
+   */
+  iccidIn?(bytes: Uint8Array, head: FrameHead): string | undefined
   /** Ids that many boards share after memory damage; a session on them is never merged across connections blindly. */
   isSharedDefaultId(deviceNo: number): boolean
   newMemory(): DeviceMemory

@@ -22,6 +22,10 @@ const CONTRACT = `device.registered device.online device.offline device.alarm po
 const PILE = 0x04ceaa50
 const PILE_ID = '04ceaa50'
 const GOES = 0x04ceaa51
+/** A captured heartbeat, as if from another gateway. */
+const BKV_FRESH_ID = '82241218000383'
+const BKV_HEARTBEAT =
+  'fcfe002e000000000000018224121800038338393836303835353130323444313938383139363230302e312e31371153fcee'
 /** The guide's gateway with two sockets, and the end of a charge at the second one with a raw count of 65,535. */
 const BKV_ID = '82241218000382'
 const BKV_STATUS =
@@ -96,6 +100,30 @@ describe('each type is told', () => {
     await pile.exchange(dny(PILE, ++messageId, 0x20, `${le(126, 2)}02002100`))
     assert.equal((await told('device.online', PILE_ID))['protocol'], 'ap3000')
     assert.equal((await told('device.registered', PILE_ID))['port_count'], 2)
+  })
+
+  test('device.online, device.registered of BKV: its first heartbeat says both, once', async () => {
+    const bkv = await DeviceClient.connect(gateway.tcpPort)
+    bkv.send(BKV_HEARTBEAT, BKV_HEARTBEAT)
+    assert.deepEqual(await told('device.registered', BKV_FRESH_ID), {
+      firmware: '200.1.17',
+      device_type: null,
+      port_count: null,
+    })
+    assert.deepEqual(await told('device.online', BKV_FRESH_ID), { protocol: 'bkv', iccid: '898608551024D1988196' })
+    const known = await eventually(
+      'the device has its registration',
+      () => gateway.get(`/api/v1/devices/${BKV_FRESH_ID}`),
+      ({ registered_at }) => registered_at !== null,
+    )
+    assert.deepEqual([known.iccid, known.firmware], ['898608551024D1988196', '200.1.17'])
+    // the next session is no registration of its own
+    bkv.send(BKV_HEARTBEAT)
+    const again = await DeviceClient.connect(gateway.tcpPort)
+    again.send(BKV_HEARTBEAT)
+    await told('device.online', BKV_FRESH_ID, 2)
+    await told('device.registered', BKV_FRESH_ID)
+    await again.end()
   })
 
   test('device.offline', async () => {

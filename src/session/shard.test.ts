@@ -539,6 +539,37 @@ describe('commands', () => {
     assert.deepEqual(rows(), [[COMMAND_STATUS.sent, 1]], 'the row was there before the frame')
   })
 
+  test('BKV: the heartbeat that opens a session tells its ICCID and registers the gateway; behind another frame it only registers', () => {
+    const gatewayNo = 82_231_214_000_522
+    const frame = (name: string, fields: Fields) => {
+      const command = bkv.uplinkByName.get(name)!
+      return Buffer.from(bkv.encodeFrame('uplink', command, gatewayNo, 0, command.encode(fields)))
+    }
+    const heartbeat = (iccidAscii: string) => frame('heartbeat', { iccidAscii, fwVersionAscii: '200.1.17', rssi: 17 })
+    const notice = frame('connectNotice', { bkv: { subHex: '1013' } })
+    const ICCID = '898608551024D1988196'
+    for (const [frames, iccid, registered] of [
+      [[heartbeat(ICCID), heartbeat(ICCID)], ICCID, 1],
+      [[notice, heartbeat(ICCID)], null, 1],
+      [[heartbeat(''), heartbeat('')], null, 1],
+      [[notice], null, 0],
+    ] as const) {
+      bench = new Bench()
+      bench.shards[0]!.connectionOpened(
+        { connectionId: 1, protocol: bkv, birth: bench.directory.nextEpoch(), remoteAddress: '127.0.0.1:1' },
+        at(0),
+      )
+      for (const one of frames) bench.hear(1, one)
+      const [effects] = bench.effects
+      assert.deepEqual(
+        effects!.rowsOf('sessions').map(({ values }) => values['iccid']),
+        [iccid],
+      )
+      const events = effects!.rowsOf('events').filter(({ values }) => values['eventType'] === 'device.registered')
+      assert.equal(events.length, registered)
+    }
+  })
+
   test('a result too long for a row has its fate all the same, without what it says', () => {
     const shard = bench.shards[0]!
     const gatewayNo = 82_231_214_000_521

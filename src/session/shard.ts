@@ -297,6 +297,7 @@ export class Shard {
       this.#world.effects.counts.frameError(protocol, 'bad_direction')
       return
     }
+    if (connection.iccid === null) connection.iccid = protocol.iccidIn?.(bytes, head) ?? null
     const session = this.#claims.sessionOf(connection, head.deviceNo)
     if (session === undefined) return
     const { record } = session

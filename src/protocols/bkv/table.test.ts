@@ -145,7 +145,7 @@ test('a balance is told in fen, within u32', () => {
 test('facts of a heartbeat', () => {
   assert.deepEqual(factsOf('0000-cap-hb-rssi17'), [
     { fact: 'heartbeat' },
-    { fact: 'deviceInfo', iccid: '898608551024D1988196', firmware: '200.1.17', signal: 17 },
+    { fact: 'deviceInfo', iccid: '898608551024D1988196', firmware: '200.1.17', signal: 17, registered: true },
   ])
 })
 

@@ -2,7 +2,7 @@
  * The BKV protocol: every command its document names, in both directions. What is not here is unknown: it is counted
  * and kept raw by whoever reads frames.
  */
-import type { Downlink, Fields, Protocol, Uplink } from '../../codec/protocol.ts'
+import { type Downlink, type Fields, PayloadError, type Protocol, type Uplink } from '../../codec/protocol.ts'
 import * as card from './commands/card.ts'
 import * as network from './commands/network.ts'
 import * as payload from './commands/payload.ts'
@@ -98,6 +98,8 @@ function tableOf<C extends Uplink | Downlink>(commands: readonly C[]): ReadonlyM
 const byName = <C extends Uplink | Downlink>(commands: readonly C[]): ReadonlyMap<string, C> =>
   new Map(commands.map((command) => [command.name, command]))
 
+const HEARTBEAT_KEY = commandKey(network.heartbeat.code)
+
 export const bkv: Protocol = {
   name: 'bkv',
   index: 1,
@@ -115,6 +117,12 @@ export const bkv: Protocol = {
   writeFrame,
   formatDeviceId,
   parseDeviceId,
+  iccidIn: (bytes, { commandKey: key, dataFrom, dataTo }) => {
+    if (key !== HEARTBEAT_KEY) return undefined
+    const fields = network.heartbeat.decode(bytes, dataFrom, dataTo)
+    // '': a module that does not know it
+    return fields instanceof PayloadError ? undefined : (fields['iccidAscii'] as string) || undefined
+  },
   // No default id is documented or seen; erased memory reads as all zeros or, in BCD, as all nines.
   isSharedDefaultId: (deviceNo) => deviceNo <= 0 || deviceNo === DEVICE_NO_MAX,
   messageIdBits: 32,

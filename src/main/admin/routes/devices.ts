@@ -71,7 +71,7 @@ export const zDevice = z.object({
       remote_address: z.string().nullable(),
     })
     .nullable(),
-  registered_at: zTime.nullable(),
+  registered_at: zTime.nullable().describe('By AP3000 20, by the first 0000 heartbeat of BKV; null: by none yet'),
   last_seen_at: zTime.nullable(),
   created_at: zTime,
   updated_at: zTime,

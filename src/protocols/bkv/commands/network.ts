@@ -43,6 +43,8 @@ export const heartbeat = uplink({
       iccid: fields['iccidAscii'] as string,
       firmware: fields['fwVersionAscii'] as string,
       signal: fields['rssi'] as number,
+      // BKV has no other registration: its first heartbeat is one
+      registered: true,
     },
   ],
   frequent: true,
