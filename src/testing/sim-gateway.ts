@@ -141,6 +141,7 @@ class WatchedProducer extends OutboxProducer {
 class WatchedConsumer extends OutboxConsumer {
   readonly #world: World
   readonly #onRelease: (position: number) => void
+  #isBroken = false
 
   constructor(memory: SharedArrayBuffer, position: number, world: World, onRelease: (position: number) => void) {
     super(memory, position)
@@ -153,8 +154,14 @@ class WatchedConsumer extends OutboxConsumer {
       return super.take(bytesMax, rowsMax)
     } catch (error) {
       this.#world.violated('outbox', String(error))
+      this.#isBroken = true
       return undefined
     }
+  }
+
+  /** Whoever empties a ring goes on until it sleeps: this one never will be empty again. */
+  override sleep(): boolean {
+    return this.#isBroken || super.sleep()
   }
 
   override release(position: number, rows: number): void {
