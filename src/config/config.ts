@@ -129,7 +129,12 @@ const KEYS = {
     isSecret: true,
   },
   dbMaxConns: count(10, 2, 200, 'connections', 'database connections of the main thread; each writer has one more'),
-  requestTimeoutMs: ms(10_000, 100, 120_000, 'an HTTP request that takes longer is answered with TIMEOUT'),
+  requestTimeoutMs: ms(
+    10_000,
+    100,
+    120_000,
+    'an HTTP request that takes longer is answered with TIMEOUT; so is one whose body takes longer, or more than 6000 ms',
+  ),
   apiKeys: {
     schema: z
       .string()

@@ -52,6 +52,18 @@ const routes = [
     },
   }),
   defineRoute({
+    method: 'POST',
+    path: '/ponders',
+    role: 'public',
+    summary: 'Takes its time for a body that came quickly',
+    body: z.strictObject({}),
+    response: z.object({}),
+    handle: async () => {
+      await sleep(300)
+      return {}
+    },
+  }),
+  defineRoute({
     method: 'GET',
     path: '/throws',
     role: 'public',
@@ -89,8 +101,14 @@ const routes = [
   }),
 ]
 
-const make = (apiKeys: readonly ApiKey[], isDatabaseHere?: () => boolean, nonceDirectory = temporaryDirectory()) =>
+const make = (
+  apiKeys: readonly ApiKey[],
+  isDatabaseHere?: () => boolean,
+  nonceDirectory = temporaryDirectory(),
+  bodyMsMax = 6_000,
+) =>
   createAdmin({
+    bodyMsMax,
     nonceDirectory,
     config: { httpHost: '127.0.0.1', httpPort: 0, requestTimeoutMs: 400 },
     log,
@@ -201,6 +219,84 @@ describe('public routes', () => {
         assert.ok(operation.responses['400'], `${method} ${path}`)
     for (const path of ['/healthz', '/readyz', '/metrics', '/openapi.json', '/', '/api/v1/me'])
       await expectError(await fetch(`${base}${path}?a=1&a=2`, { headers: bearer('viewer-secret') }), 'INVALID_ARGUMENT')
+  })
+})
+
+/** Sends as given, and takes what comes until the other side ends the connection. */
+async function exchange(port: number, ...parts: readonly (string | number)[]) {
+  const startedMs = performance.now()
+  const socket = net.connect(port, '127.0.0.1')
+  let text = ''
+  let answeredMs = Number.NaN
+  socket.setEncoding('latin1').on('data', (piece: string) => {
+    if (text === '') answeredMs = performance.now() - startedMs
+    text += piece
+  })
+  const ended = once(socket, 'close')
+  await once(socket, 'connect')
+  for (const part of parts)
+    if (typeof part === 'number') await sleep(part)
+    else if (!socket.destroyed) socket.write(part, 'latin1')
+  await ended
+  const [head = '', body = ''] = text.split('\r\n\r\n')
+  return { status: Number(head.split(' ')[1]), head, body, answeredMs }
+}
+
+describe('bodies that do not come', () => {
+  const head = (path: string, bytes: number) =>
+    `POST ${path} HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\nAuthorization: Bearer operator-secret\r\nContent-Length: ${bytes}\r\n\r\n`
+  let quick: Admin
+  before(async () => {
+    quick = make(keys, undefined, temporaryDirectory(), 200)
+    await quick.listen()
+  })
+  after(() => quick.close())
+
+  test('one that stalls, trickles or never begins is TIMEOUT in time, and the connection ends', async () => {
+    for (const parts of [
+      [head('/api/v1/echo/a', 99), '{"text"'],
+      [head('/api/v1/echo/a', 99)],
+      [head('/api/v1/echo/a', 99), ...Array.from({ length: 8 }, () => ['x', 40]).flat()],
+    ]) {
+      const { status, head: answer, body, answeredMs } = await exchange(quick.port, ...parts)
+      const { error } = zError.parse(JSON.parse(body))
+      assert.deepEqual([status, error.code, error.request_id], [504, 'TIMEOUT', 'mine'])
+      assert.match(error.message, /the body did not arrive within 200 ms/)
+      assert.match(answer, /x-request-id: mine/i)
+      assert.ok(answeredMs >= 190 && answeredMs < 350, `${answeredMs} ms`)
+    }
+  })
+
+  test('the time of the body is not the time of the work', async () => {
+    const response = await fetch(`http://127.0.0.1:${quick.port}/ponders`, { method: 'POST', body: '{}' })
+    assert.equal(response.status, 200)
+  })
+
+  test('a request that may take less ends a body’s time sooner', async () => {
+    const { status, body, answeredMs } = await exchange(admin.port, head('/api/v1/echo/a', 99), '{"text"')
+    assert.deepEqual([status, zError.parse(JSON.parse(body)).error.code], [504, 'TIMEOUT'])
+    assert.ok(answeredMs >= 390 && answeredMs < 550, `${answeredMs} ms`)
+  })
+
+  test('one that is said to be too long is refused before it is sent, and while it is', async () => {
+    const socket = net.connect(admin.port, '127.0.0.1')
+    socket.write(head('/api/v1/echo/a', 1_048_577))
+    const startedMs = performance.now()
+    const [answer] = (await once(socket, 'data')) as [Buffer]
+    assert.ok(performance.now() - startedMs < 150, `${performance.now() - startedMs} ms`)
+    const [lines = '', body = ''] = answer.toString('latin1').split('\r\n\r\n')
+    assert.match(lines, /^HTTP\/1\.1 413 [\s\S]*\r\nConnection: close/)
+    assert.deepEqual(zError.parse(JSON.parse(body)).error.details, { bytes_max: 1_048_576 })
+    socket.destroy()
+    for (let n = 0; n < 10; n++) {
+      const body = new Uint8Array(8 * 1_048_576)
+      const response = await fetch(`${base}/api/v1/echo/a`, {
+        method: 'POST',
+        body,
+        headers: bearer('operator-secret'),
+      })
+      await expectError(response, 'PAYLOAD_TOO_LARGE')
+    }
   })
 })
 

@@ -55,6 +55,8 @@ export interface AdminOptions {
   readonly nonceDirectory: string
   /** Takes WebSocket subscribers; left out: there is no `/ws`. */
   readonly push?: PushHub
+  /** A body that has not arrived by then is TIMEOUT, however long the request may take; default 6,000. */
+  readonly bodyMsMax?: number
   /** Routes of other parts of the gateway. */
   readonly moreRoutes?: readonly Route[]
 }
@@ -69,6 +71,8 @@ export interface Admin {
 }
 
 const BODY_BYTES_MAX = 1_048_576
+/** Before the HTTP library cuts who sends nothing, which it does after 8 to 12 s and without an answer. */
+const BODY_MS_MAX = 6_000
 const VERSION = (
   JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as { version: string }
 ).version
@@ -206,6 +210,7 @@ export function createAdmin(options: AdminOptions): Admin {
 
   const server = createHttpServer({
     bodyBytesMax: BODY_BYTES_MAX,
+    bodyWithinMs: Math.min(config.requestTimeoutMs, options.bodyMsMax ?? BODY_MS_MAX),
     answer,
     ...(push === undefined
       ? {}
@@ -357,7 +362,5 @@ function errorAnswer({ code, status, message, details }: HttpError, requestId: s
       ...(status === 429 ? ([['Retry-After', String(details['retry_after_s'] ?? 1)]] as const) : []),
     ],
     body: JSON.stringify({ error: { code, message, request_id: requestId, details } }),
-    // the rest of a body that was too long is not wanted
-    ...(code === 'PAYLOAD_TOO_LARGE' ? { closesConnection: true } : {}),
   }
 }

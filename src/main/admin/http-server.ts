@@ -26,7 +26,10 @@ export interface HttpRequest {
   /** By lower-case name; of a repeated header the last. */
   readonly headers: ReadonlyMap<string, string>
   readonly remoteAddress: string
-  /** @throws HttpError PAYLOAD_TOO_LARGE more than bodyBytesMax; the rest is not kept */
+  /**
+   * @throws HttpError PAYLOAD_TOO_LARGE more than bodyBytesMax, said or sent; TIMEOUT not whole within bodyWithinMs. The
+   *   rest is not kept, and the connection ends with the answer or when the caller has read it
+   */
   readonly body: Promise<Uint8Array>
 }
 
@@ -34,8 +37,6 @@ export interface HttpAnswer {
   readonly status: number
   readonly headers: readonly (readonly [name: string, value: string])[]
   readonly body: string | Uint8Array
-  /** The connection is not used again: what else comes on it is not wanted. */
-  readonly closesConnection?: boolean
 }
 
 export interface HttpServer {
@@ -86,6 +87,8 @@ export interface WebSocketOptions {
 
 export interface HttpServerOptions {
   readonly bodyBytesMax: number
+  /** From a request's headers to the last byte of its body. uWebSockets.js cuts who stalls for 8 s, without an answer. */
+  readonly bodyWithinMs: number
   /** Never rejects, by contract; if it does all the same, the caller gets a bare 500. */
   readonly answer: (request: HttpRequest) => Promise<HttpAnswer>
   readonly webSockets?: WebSocketOptions
@@ -93,6 +96,12 @@ export interface HttpServerOptions {
 
 /** Without it two gateways could share one port, each seeing half of the requests. */
 const LISTEN_EXCLUSIVELY = 1
+
+/**
+ * Of a body that is said to be too long so much is still taken and dropped: who has begun to send it would find the
+ * connection broken before he reads the answer.
+ */
+const READ_OUT_BYTES_MAX = 67_108_864
 
 const REASONS: Readonly<Record<number, string>> = {
   200: 'OK',
@@ -134,42 +143,58 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
 
   app.any('/*', (response, raw) => {
     let isAborted = false
+    let isWhole = false
+    let saidBytes = Number.POSITIVE_INFINITY
     const chunks: Buffer[] = []
     let bytes = 0
-    // the executor runs at once: both handlers are attached before anything here can throw
-    const body = new Promise<Uint8Array>((resolve, reject) => {
-      response.onAborted(() => {
-        isAborted = true
-        reject(new HttpError('INVALID_ARGUMENT', 'the connection ended before the body did'))
-      })
-      response.onData((chunk, isLast) => {
-        bytes += chunk.byteLength
-        if (bytes > options.bodyBytesMax) {
-          chunks.length = 0
-          reject(
-            new HttpError('PAYLOAD_TOO_LARGE', `a body has at most ${options.bodyBytesMax} bytes`, {
-              bytes_max: options.bodyBytesMax,
-            }),
-          )
-          return
-        }
-        // the memory belongs to the server and is taken back when this returns
-        if (chunk.byteLength > 0) chunks.push(Buffer.from(new Uint8Array(chunk)))
-        if (isLast) resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks))
-      })
-    })
+    const { promise: body, resolve, reject } = Promise.withResolvers<Uint8Array>()
     // a route that wants no body leaves it unread
     body.catch(() => {})
+    const { bodyBytesMax, bodyWithinMs } = options
+    const tooLarge = () => {
+      chunks.length = 0
+      reject(
+        new HttpError('PAYLOAD_TOO_LARGE', `a body has at most ${bodyBytesMax} bytes`, { bytes_max: bodyBytesMax }),
+      )
+    }
+    // both handlers are attached before anything here can throw
+    response.onAborted(() => {
+      isAborted = true
+      clearTimeout(bodyTimer)
+      reject(new HttpError('INVALID_ARGUMENT', 'the connection ended before the body did'))
+    })
+    response.onData((chunk, isLast) => {
+      bytes += chunk.byteLength
+      if (isLast) {
+        isWhole = true
+        clearTimeout(bodyTimer)
+      }
+      // answered already: nothing of what still comes is kept
+      if (isAborted) return
+      if (bytes > bodyBytesMax) return tooLarge()
+      // the memory belongs to the server and is taken back when this returns
+      if (chunk.byteLength > 0) chunks.push(Buffer.from(new Uint8Array(chunk)))
+      if (isLast) resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks))
+    })
+    const bodyTimer = setTimeout(() => {
+      reject(new HttpError('TIMEOUT', `the body did not arrive within ${bodyWithinMs} ms`))
+    }, bodyWithinMs)
 
     underWay++
     const finish = (answer: HttpAnswer) => {
       underWay--
+      clearTimeout(bodyTimer)
       if (underWay === 0) onIdle?.()
       if (isAborted) return
       // set before writing: an abort during the write must not lead to a second answer
       isAborted = true
       try {
-        response.cork(() => write(response, answer, method === 'HEAD', isClosing))
+        // the rest of a body that is too long or too slow is not wanted
+        const isCutShort = !isWhole && (answer.status === 413 || answer.status === 504)
+        const isReadOut = isCutShort && answer.status === 413 && saidBytes <= READ_OUT_BYTES_MAX
+        response.cork(() => {
+          write(response, answer, method === 'HEAD', isReadOut ? 'caller' : isClosing || isCutShort ? 'us' : undefined)
+        })
       } catch {
         // never out of here: this runs behind a promise, and the process would end
         try {
@@ -180,7 +205,12 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     let method = ''
     try {
       method = raw.getCaseSensitiveMethod().toUpperCase()
-      options.answer(requestOf(raw, response, method, body)).then(finish, () => finish(BARE_ERROR))
+      const request = requestOf(raw, response, method, body)
+      // said to be too long: nobody has to send it to hear that
+      const length = request.headers.get('content-length')
+      if (length !== undefined) saidBytes = Number(length)
+      if (length !== undefined && saidBytes > bodyBytesMax) tooLarge()
+      options.answer(request).then(finish, () => finish(BARE_ERROR))
     } catch {
       finish(BARE_ERROR)
     }
@@ -267,7 +297,7 @@ function serveWebSockets(app: ReturnType<typeof App>, options: WebSocketOptions,
         if (isAborted) return
         isAborted = true
         try {
-          response.cork(() => write(response, { ...answer, closesConnection: true }, false, isClosing()))
+          response.cork(() => write(response, answer, false, 'us'))
         } catch {
           try {
             response.close()
@@ -360,10 +390,12 @@ const BARE_ERROR: HttpAnswer = {
   body: '{"error":{"code":"INTERNAL_ERROR","message":"the gateway failed","request_id":"","details":{}}}',
 }
 
-function write(response: HttpResponse, answer: HttpAnswer, isHead: boolean, isClosing: boolean): void {
+/** @param closer who ends the connection afterwards, and is told so */
+function write(response: HttpResponse, answer: HttpAnswer, isHead: boolean, closer: 'us' | 'caller' | undefined): void {
   response.writeStatus(`${answer.status} ${REASONS[answer.status] ?? 'Unknown'}`)
   for (const [name, value] of answer.headers) response.writeHeader(name, value)
-  const closesConnection = isClosing || answer.closesConnection === true
+  if (closer === 'caller') response.writeHeader('Connection', 'close')
+  const closesConnection = closer === 'us'
   if (answer.status === 304) {
     response.endWithoutBody(undefined, closesConnection)
     return

@@ -54,7 +54,10 @@ export function openApiDocument(routes: readonly Route[], named: NamedSchemas, v
       version,
       description:
         'Gateway for charging piles. Times are RFC 3339 UTC with milliseconds, money is integer fen, energy Wh, power W, ' +
-        'voltage V, current A, durations s. Ports count from 1. Every answer carries X-Request-ID.',
+        'voltage V, current A, durations s. Ports count from 1. Every answer carries X-Request-ID. A request that takes ' +
+        'longer than REQUEST_TIMEOUT_MS (default 10 s) is answered with TIMEOUT. So is a body that has not arrived whole ' +
+        'within that time, or within 6 s where that is less; the connection is closed then. A Content-Length of more than ' +
+        '1 MiB is answered with PAYLOAD_TOO_LARGE at once.',
     },
     security: [{ bearer: [] }, { signatureKey: [], signatureTimestamp: [], signatureNonce: [], signature: [] }],
     paths,
