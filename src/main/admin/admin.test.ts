@@ -360,6 +360,24 @@ describe('one answer, whatever happens', () => {
     assert.match((await idOf('two words'))!, /^[0-9a-f-]{36}$/)
   })
 
+  test('headers of 10,000 bytes are served, in one piece and in many; what the library answers itself is as documented', async () => {
+    const long = 'x'.repeat(10_000)
+    const response = await fetch(`${base}/healthz`, { headers: { 'X-Request-ID': 'long-one', 'X-Long': long } })
+    assert.deepEqual([response.status, response.headers.get('x-request-id')], [200, 'long-one'])
+    const start = 'GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Request-ID: pieces\r\nX-Long: '
+    const pieces = await exchange(admin.port, start, 10, long.slice(0, 6_000), 10, `${long.slice(6_000)}\r\n\r\n`)
+    assert.deepEqual([pieces.status, zError.parse(JSON.parse(pieces.body)).error.request_id], [404, 'pieces'])
+    for (const [status, text] of [
+      [431, `GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: ${'x'.repeat(17_000)}\r\n\r\n`],
+      [505, 'GET /healthz HTTP/1.0\r\nHost: x\r\n\r\n'],
+      [400, 'POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n'],
+    ] as const) {
+      const answer = await exchange(admin.port, text)
+      assert.equal(answer.status, status)
+      assert.doesNotMatch(answer.body, /request_id/)
+    }
+  })
+
   test('requests are counted under their pattern', async () => {
     observed.length = 0
     await fetch(`${base}/nowhere/at/all`)

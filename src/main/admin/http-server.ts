@@ -6,6 +6,8 @@
  * `onAborted`, and when a response is touched after its abort. So there is one handler here, for every route: it
  * attaches `onAborted` and `onData` first, catches everything, and answers exactly once, inside `cork`.
  */
+// first: what is imported is run in this order
+import './header-limit.ts'
 import {
   App,
   type HttpResponse,

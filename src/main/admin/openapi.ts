@@ -57,7 +57,9 @@ export function openApiDocument(routes: readonly Route[], named: NamedSchemas, v
         'voltage V, current A, durations s. Ports count from 1. Every answer carries X-Request-ID. A request that takes ' +
         'longer than REQUEST_TIMEOUT_MS (default 10 s) is answered with TIMEOUT. So is a body that has not arrived whole ' +
         'within that time, or within 6 s where that is less; the connection is closed then. A Content-Length of more than ' +
-        '1 MiB is answered with PAYLOAD_TOO_LARGE at once.',
+        '1 MiB is answered with PAYLOAD_TOO_LARGE at once. What is no request to the HTTP library is answered by it, ' +
+        'without X-Request-ID and envelope: 400 (a bad Content-Length, header line or chunk), 431 (headers of more than 16,384 ' +
+        'bytes, or more than 98 of them), 505 (HTTP/1.0).',
     },
     security: [{ bearer: [] }, { signatureKey: [], signatureTimestamp: [], signatureNonce: [], signature: [] }],
     paths,
