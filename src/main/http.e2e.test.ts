@@ -78,6 +78,21 @@ test('every error has the one envelope', async () => {
   isError(await gateway.ask('PUT', '/api/v1/cards/a1b2c3d4', { ...root, body: deep }), 400, 'INVALID_ARGUMENT')
 })
 
+test('a body that nests deeper than any route takes is the caller’s mistake', async () => {
+  const nested = (depth: number) => `${'{"a":'.repeat(depth)}1${'}'.repeat(depth)}`
+  const device = '/api/v1/devices/04ceaa7f'
+  for (const [path, body] of [
+    [`${device}/charge`, `{"port":1,"mode":"full","tariff":${nested(2_000)}}`],
+    [`${device}/commands`, `{"name":"reboot","params":${nested(5_000)}}`],
+    ['/api/v1/jobs', `{"kind":"params","params":${nested(3_000)},"devices":${nested(3_000)}}`],
+    ['/api/v1/webhooks', nested(100_000)],
+  ] as const) {
+    const reply = await gateway.ask('POST', path, { ...root, body: Buffer.from(body) })
+    isError(reply, 400, 'INVALID_ARGUMENT')
+    assert.match(reply.json.error.message, /at most 32 levels/)
+  }
+})
+
 test('X-Request-ID: the caller’s when it is usable, else a new one; on every answer', async () => {
   for (const path of ['/healthz', '/readyz', '/metrics', '/openapi.json', '/', '/api/v1/devices', '/nothing']) {
     const given = await gateway.ask('GET', path, { ...root, headers: { 'x-request-id': 'mine-42' } })

@@ -1,12 +1,12 @@
 /**
  * Claim: what JSON.parse takes is returned as it says, except where an object has one key twice, in whatever spelling and
- * depth. Tried with generated values written out, and with one key repeated in them.
+ * depth, or where it nests deeper than any route takes, however deep. Tried with generated values written out, and with one key repeated in them.
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { HttpError } from '../../errors/errors.ts'
-import { parseJson } from './json.ts'
+import { JSON_DEPTH_MAX, parseJson } from './json.ts'
 
 const parse = (text: string) => parseJson(Buffer.from(text))
 const refused = (text: string | Uint8Array, says: RegExp) =>
@@ -38,6 +38,18 @@ test('a key given twice in one object is refused', () => {
 test('the same key in different objects, or as a value, is no repetition', () => {
   const text = '{"a":{"a":["a","a",{"a":"a"}]},"b":[{"a":1},{"a":2}],"c":"a","d":"{\\"a\\":1,\\"a\\":2}"}'
   assert.deepEqual(parse(text), JSON.parse(text))
+})
+
+test('deeper than the bound is refused, up to what a body has room for', () => {
+  const array = (depth: number) => '['.repeat(depth) + ']'.repeat(depth)
+  const object = (depth: number) => `${'{"a":'.repeat(depth)}1${'}'.repeat(depth)}`
+  for (const nested of [array, object]) {
+    assert.deepEqual(parse(nested(JSON_DEPTH_MAX)), JSON.parse(nested(JSON_DEPTH_MAX)))
+    for (const depth of [JSON_DEPTH_MAX + 1, 2_000, 150_000]) refused(nested(depth), /at most 32 levels/)
+  }
+  refused(array(524_288), /at most 32 levels/)
+  // wide is not deep, and brackets in texts are none
+  assert.equal((parse(`[${'[[]],'.repeat(100)}"${'['.repeat(100)}"]`) as unknown[]).length, 101)
 })
 
 test('what is no JSON in UTF-8 is refused', () => {

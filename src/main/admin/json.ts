@@ -1,9 +1,13 @@
 /** Bodies of requests as JSON, without room for two readings. */
 import { HttpError } from '../../errors/errors.ts'
 
+/** Objects and arrays within one another; no route takes more than a handful. */
+export const JSON_DEPTH_MAX = 32
+
 /**
  * @param bytes bounded by the HTTP server
- * @throws HttpError INVALID_ARGUMENT no JSON in UTF-8, or a key given twice in one object: which of the two a caller
+ * @throws HttpError INVALID_ARGUMENT no JSON in UTF-8; deeper than JSON_DEPTH_MAX, so that whoever walks a value by
+ *   recursion (schemas, digests, `JSON.stringify`) has stack for it; or a key given twice in one object: which of the two a caller
  *   means cannot be known, and whoever looked at the body before us may have taken the other
  */
 export function parseJson(bytes: Uint8Array): unknown {
@@ -21,12 +25,20 @@ export function parseJson(bytes: Uint8Array): unknown {
   return value
 }
 
-/** @param text is JSON, so brackets match and strings end */
+/**
+ * Both checks in one walk, without recursion.
+ *
+ * @param text is JSON, so brackets match and strings end
+ * @returns a key that is given twice in one object
+ * @throws HttpError INVALID_ARGUMENT too deep
+ */
 function repeatedKey(text: string): string | undefined {
   /** One for each open bracket; undefined: an array. */
   const open: (Set<string> | undefined)[] = []
   let isKeyNext = false
   for (let index = 0; index < text.length; index++) {
+    if (open.length > JSON_DEPTH_MAX)
+      throw new HttpError('INVALID_ARGUMENT', `body: at most ${JSON_DEPTH_MAX} levels of objects and arrays`)
     switch (text[index]) {
       case '{':
         open.push(new Set())
