@@ -50,6 +50,18 @@ describe('layers', () => {
     assert.equal(config.idleTimeoutMs, 300_000)
   })
 
+  test('the file takes the names of the environment as well, one of the two for each key', () => {
+    const config = loadConfig(yaml('TCP_PORT: 7100\nhttpPort: 8100\nRETENTION_DAYS_CMD_LOG: 3\n'))
+    assert.deepEqual([config.tcpPort, config.httpPort, config.retentionDaysCmdLog], [7100, 8100, 3])
+    assert.equal(loadConfig({ ...yaml('TCP_PORT: 7100\n'), TCP_PORT: '7200' }).tcpPort, 7200)
+    const { message } = problemsOf(yaml('tcpPort: 7100\nTCP_PORT: 7100\n'))
+    assert.equal(message, 'configuration: TCP_PORT = 7100: given as tcpPort too: one of the two')
+    assert.doesNotMatch(
+      problemsOf(yaml('API_KEYS: "a:hunter2:admin"\napiKeys: "b:hunter2:admin"\n')).message,
+      /hunter2/,
+    )
+  })
+
   test('an empty variable and an empty file set nothing', () => {
     const config = loadConfig({ ...yaml('# nothing yet\n'), SHARDS: '', DATABASE_URL: '' })
     assert.ok(config.shards >= 1)
@@ -85,16 +97,46 @@ describe('what stops the start', () => {
 
   test('an unknown variable that can only be ours', () => {
     const { message } = problemsOf({ RETENTION_DAYS_CMDLOG: '3', PILEGATE_TCP_PORT: '1' })
-    assert.match(message, /RETENTION_DAYS_CMDLOG = \*\*\*: unknown name; did you mean RETENTION_DAYS_CMD_LOG\?/)
-    assert.match(message, /PILEGATE_TCP_PORT = \*\*\*: unknown name; did you mean TCP_PORT\?/)
+    assert.match(message, /RETENTION_DAYS_CMDLOG = "3": unknown name; did you mean RETENTION_DAYS_CMD_LOG\?/)
+    assert.match(message, /PILEGATE_TCP_PORT = "1": unknown name; did you mean TCP_PORT\?/)
   })
 
-  test('what is meant is said as it is written there: a name of the environment in the file, a key in the environment', () => {
+  test('what is meant is said as names are written there', () => {
     assert.match(
-      problemsOf(yaml('TCP_PORT: 7000\n')).message,
-      /^configuration: TCP_PORT = \*\*\*: .*did you mean tcpPort\?$/,
+      problemsOf(yaml('TCP_PROT: 7000\n')).message,
+      /^configuration: TCP_PROT = 7000: .*did you mean TCP_PORT\?$/,
     )
     assert.match(problemsOf({ PILEGATE_tcpPort: '1' }).message, /did you mean TCP_PORT\?/)
+  })
+
+  test('an unknown key with its value, unless one of the two may be a secret', () => {
+    const shown = (text: string) => problemsOf(yaml(text)).problems[0]?.value
+    assert.equal(shown('nonsense: [1, two]\n'), '[1,"two"]')
+    assert.equal(shown('idleTimeout: 5 minutes\n'), '"5 minutes"')
+    assert.equal(shown(`nonsense: ${'x'.repeat(900)}\n`)?.length, 200)
+    assert.equal(shown('nonsense: &self [*self]\n'), '***')
+    for (const text of [
+      'apiKey: hunter2\n',
+      'API_KEZS: hunter2\n',
+      'databaseUr: hunter2\n',
+      'kafkaSasPasswort: hunter2\n',
+      'dbPassword: hunter2\n',
+      'CREDENTIALS: hunter2\n',
+      'accessToken: hunter2\n',
+      'database: postgres://user:hunter2@host/db\n',
+      'kafka: {brokers: a, saslPassword: hunter2}\n',
+      'access: "ops:hunter2:admin"\n',
+      'tcpHost: http://user:hunter2@host\n',
+    ]) {
+      const { message } = problemsOf(yaml(text))
+      assert.doesNotMatch(message, /hunter2/, text)
+      assert.equal(shown(text), '***', text)
+    }
+    for (const [name, value] of [
+      ['PILEGATE_API_KEYS', 'a:hunter2:admin'],
+      ['PILEGATE_DATABASE', 'postgres://u:hunter2@h/d'],
+    ] as const)
+      assert.doesNotMatch(problemsOf({ [name]: value }).message, /hunter2/)
   })
 
   test('any other unknown variable is somebody else’s, also where it looks like ours', () => {
@@ -103,6 +145,16 @@ describe('what stops the start', () => {
 
   test('a value of the wrong kind in the file, named as in the file', () => {
     assert.equal(problemsOf(yaml('tcpPort: "7000"\n')).problems[0]?.key, 'tcpPort')
+  })
+
+  test('a bad value of the file, also where the environment overrides it; both, where both are bad', () => {
+    const told = (environment: Record<string, string>) =>
+      problemsOf(environment).problems.map(({ key, value }) => `${key}=${value}`)
+    assert.deepEqual(told({ ...yaml('tcpPort: 70000\n'), TCP_PORT: '7000' }), ['tcpPort=70000'])
+    assert.deepEqual(told({ ...yaml('TCP_PORT: many\n'), TCP_PORT: '70000' }), ['TCP_PORT="many"', 'TCP_PORT=70000'])
+    assert.deepEqual(told({ ...yaml('databaseUrl: mysql://u:p@h\n'), DATABASE_URL: 'postgres://u:p@h/d' }), [
+      'databaseUrl=***',
+    ])
   })
 
   test('a ring that is no power of two', () => {

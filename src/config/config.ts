@@ -372,9 +372,9 @@ export function configTable(): string {
 
 /** One thing that is wrong with the configuration. */
 export interface ConfigProblem {
-  /** As written by the operator: `TCP_PORT` in the environment, `tcpPort` in the file. */
+  /** As written by the operator: `TCP_PORT` in the environment, this or `tcpPort` in the file. */
   readonly key: string
-  /** Masked when the key is a secret. */
+  /** Masked when key or value may be a secret. */
   readonly value: string
   readonly rule: string
 }
@@ -407,27 +407,41 @@ export function loadConfig(environment: Readonly<Record<string, string | undefin
   /** How the operator named the key. */
   const names = new Map<string, string>()
   for (const [name, key] of Object.entries(KEYS)) merged[name] = key.initial()
+  // each layer by itself: a bad value that another layer hides today is there again when that one goes
+  const take = (key: ConfigKey, name: string, value: unknown) => {
+    problems.push(...problemsOf(key, name, value))
+    merged[key] = value
+    names.set(key, name)
+  }
 
   const path = environment['CONFIG_PATH']
-  if (path !== undefined && path !== '')
+  if (path !== undefined && path !== '') {
+    const given = new Map<ConfigKey, string>()
     for (const [name, value] of Object.entries(readYaml(path, problems))) {
-      merged[name] = value
-      names.set(name, name)
+      const key = CONFIG_KEYS.find((one) => one.key === name || one.env === name)?.key
+      const earlier = key === undefined ? undefined : given.get(key)
+      if (key === undefined)
+        problems.push({ key: name, value: shown(name, value), rule: `unknown key${didYouMean(name, 'key')}` })
+      else if (earlier !== undefined)
+        problems.push({ key: name, value: shown(name, value), rule: `given as ${earlier} too: one of the two` })
+      else {
+        take(key, name, value)
+        given.set(key, name)
+      }
     }
+  }
 
   for (const { key, env } of CONFIG_KEYS) {
     const value = environment[env]
     if (value === undefined || value === '') continue
-    merged[key] = /^-?\d{1,15}$/.test(value) && typeof KEYS[key].initial() === 'number' ? Number(value) : value
-    names.set(key, env)
+    take(key, env, /^-?\d{1,15}$/.test(value) && typeof KEYS[key].initial() === 'number' ? Number(value) : value)
   }
-  for (const name of Object.keys(environment))
+  for (const [name, value] of Object.entries(environment))
     if (OUR_PREFIXES.some((prefix) => name.startsWith(prefix)) && !CONFIG_KEYS.some(({ env }) => env === name))
-      problems.push({ key: name, value: MASK, rule: `unknown name${didYouMean(name, 'env')}` })
+      problems.push({ key: name, value: shown(name, value), rule: `unknown name${didYouMean(name, 'env')}` })
 
   const parsed = ConfigSchema.safeParse(merged)
-  if (!parsed.success) for (const issue of parsed.error.issues) problems.push(...problemsOf(issue, merged, names))
-  else problems.push(...kafkaProblems(parsed.data, names))
+  if (parsed.success) problems.push(...kafkaProblems(parsed.data, names))
   if (problems.length > 0) throw new ConfigError(problems)
   return parsed.data!
 }
@@ -481,22 +495,42 @@ function readYaml(path: string, problems: ConfigProblem[]): Record<string, unkno
   return content as Record<string, unknown>
 }
 
-function problemsOf(
-  issue: z.core.$ZodIssue,
-  merged: Record<string, unknown>,
-  names: ReadonlyMap<string, string>,
-): ConfigProblem[] {
-  if (issue.code === 'unrecognized_keys')
-    return issue.keys.map((key) => ({ key, value: MASK, rule: `unknown key${didYouMean(key, 'key')}` }))
-  const key = String(issue.path[0]) as ConfigKey
-  const { rule, isSecret }: Key<z.ZodType> = KEYS[key]
-  return [
-    {
-      key: names.get(key) ?? key,
-      value: isSecret === true ? MASK : JSON.stringify(merged[key]),
-      rule: issue.code === 'custom' && key === 'apiKeys' ? `${rule} (${issue.message})` : rule,
-    },
-  ]
+/** @param name as the operator wrote it */
+function problemsOf(key: ConfigKey, name: string, value: unknown): ConfigProblem[] {
+  const { schema, rule }: Key<z.ZodType> = KEYS[key]
+  const parsed = schema.safeParse(value)
+  if (parsed.success) return []
+  return parsed.error.issues.map((issue) => ({
+    key: name,
+    value: shown(name, value),
+    rule: issue.code === 'custom' && key === 'apiKeys' ? `${rule} (${issue.message})` : rule,
+  }))
+}
+
+/** Names of what nobody may read, also when no key is called so. */
+const SECRET_NAME = /key|secret|pass|token|url|credential|sasl/i
+/** A URL with a user or password; an entry of API_KEYS. */
+const SECRET_VALUE = /:\/\/\S*@|:(?:viewer|operator|admin)\b/
+const SHOWN_CHARACTERS_MAX = 200
+
+/** A value for the message that names its key; masked when either may be a secret. */
+function shown(name: string, value: unknown): string {
+  const known = CONFIG_KEYS.find(({ key, env }) => key === name || env === name)
+  const nearest = known ?? nearestKey(name)
+  let text: string
+  try {
+    text = JSON.stringify(value)
+  } catch {
+    // YAML can say a list that holds itself
+    return MASK
+  }
+  const isSecret =
+    (nearest !== undefined && 'isSecret' in KEYS[nearest.key]) ||
+    (known === undefined && SECRET_NAME.test(name)) ||
+    // a mapping or list: names within it count, too
+    (typeof value === 'object' && SECRET_NAME.test(text)) ||
+    SECRET_VALUE.test(text)
+  return isSecret ? MASK : text.slice(0, SHOWN_CHARACTERS_MAX)
 }
 
 /**
@@ -504,18 +538,26 @@ function problemsOf(
  * @param form as names are written where this one stood: `key` in the file, `env` in the environment
  */
 function didYouMean(unknown: string, form: 'key' | 'env'): string {
+  const nearest = nearestKey(unknown)
+  if (nearest === undefined) return ''
+  return `; did you mean ${form === 'key' && /^[A-Z0-9_]+$/.test(unknown) ? nearest.env : nearest[form]}?`
+}
+
+function nearestKey(unknown: string): (typeof CONFIG_KEYS)[number] | undefined {
   const plain = (name: string) =>
     name
       .replace(/^PILEGATE_/, '')
       .replace(/_/g, '')
       .toLowerCase()
-  let nearest: { name: string; distance: number } | undefined
+  let nearest: (typeof CONFIG_KEYS)[number] | undefined
+  let least = 4
   for (const known of CONFIG_KEYS) {
     const distance = editDistance(plain(unknown), plain(known.key))
-    if (distance > 3 || (nearest !== undefined && nearest.distance <= distance)) continue
-    nearest = { name: known[form], distance }
+    if (distance >= least) continue
+    nearest = known
+    least = distance
   }
-  return nearest === undefined ? '' : `; did you mean ${nearest.name}?`
+  return nearest
 }
 
 function editDistance(a: string, b: string): number {
