@@ -1,7 +1,7 @@
 /**
  * Claims: the event stream is answered by cursor, window and type without gap or repeat, also while many writers insert
  * and commit out of order; webhooks are made, changed, rotated, tested, redelivered and removed as declared, each with its
- * line in the audit log, the secret shown to whoever makes or rotates it and nowhere else; nothing of another tenant. Tried over HTTP
+ * line in the audit log, the secret shown to whoever makes or rotates it, never by a repeat after a rotation, and nowhere else; nothing of another tenant. Tried over HTTP
  * on a real PostgreSQL; every answer is checked against the schema of its route.
  */
 import assert from 'node:assert/strict'
@@ -300,6 +300,40 @@ describe('webhooks', () => {
     assert.equal((await good(zPage(zWebhook), 'GET', '/webhooks')).items.length, 3)
     await good(zWebhook, 'DELETE', `/webhooks/${later.json['id']}`)
     assert.notEqual((await post('once', { url, description: 'd' })).json['id'], later.json['id'])
+  })
+
+  test('a repeat by Idempotency-Key is the first answer, also when the endpoint was changed; no secret of a rotation', async () => {
+    const post = async (body: object) => {
+      const response = await fetch(`http://127.0.0.1:${admin.port}/api/v1/webhooks`, {
+        method: 'POST',
+        headers: { Authorization: 'Bearer root-secret', 'Idempotency-Key': 'first' },
+        body: JSON.stringify(body),
+      })
+      return { status: response.status, json: (await response.json()) as Record<string, unknown> }
+    }
+    const body = {
+      url: 'https://example.com',
+      timeout_s: 1.234,
+      retry_schedule_s: [0.5, 60],
+      event_types: ['device.alarm'],
+    }
+    const first = await post(body)
+    assert.equal(first.status, 201)
+    const path = `/webhooks/${first.json['id']}`
+    await good(zWebhook, 'PATCH', path, {
+      url: 'https://example.org/',
+      status: 'paused',
+      timeout_s: null,
+      event_types: [],
+    })
+    assert.deepEqual(await post(body), first)
+    // an overlap that is over at once leaves no date behind, and counts all the same
+    const { secret } = await good(zNew, 'POST', `${path}/rotate`, { overlap_s: 0 })
+    const { status, json } = await post(body)
+    const { error } = zError.parse(json)
+    assert.deepEqual([status, error.code, error.details], [409, 'CONFLICT', { id: first.json['id'] }])
+    assert.match(error.message, /rotated since/)
+    assert.ok(!JSON.stringify(json).includes(secret) && !JSON.stringify(json).includes(String(first.json['secret'])))
   })
 
   test('schedule, timeout and concurrency of its own: kept, changed, given up, within bounds', async () => {

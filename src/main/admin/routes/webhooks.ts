@@ -181,6 +181,14 @@ interface WebhookRow
   created_at: Date
   updated_at: Date
 }
+/** What a repeat of the request that made an endpoint needs of its row. */
+interface Earlier {
+  readonly endpoint_id: string
+  readonly created_at: Date
+  readonly secret: string
+  readonly request_digest: string
+  readonly is_rotated: boolean
+}
 interface DeliveryRow extends Omit<Delivery, 'next_attempt_at' | 'created_at' | 'finished_at'> {
   next_attempt_at: Date | null
   created_at: Date
@@ -244,7 +252,8 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
       description:
         'Gets every event from now on that its filter wants. Each request is signed twice: X-Signature as in this API, ' +
         'webhook-signature by Standard Webhooks. Deliver once by event_id: a request may come again. A repeat by ' +
-        'Idempotency-Key is answered with the endpoint as it is now, its secret included, until it is removed.',
+        'Idempotency-Key gets the first answer, its secret included, until the secret is rotated (then CONFLICT with ' +
+        'details.id) or the endpoint removed (then it is made anew).',
       body: zCreate,
       response: zWebhookWithSecret,
       status: 201,
@@ -254,15 +263,21 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
         const digest = digestOf('webhook', '', body)
         const make = async (tx: TransactionSql) => {
           if (idempotencyKey !== undefined) {
-            const [earlier] = await tx<(WebhookRow & { secret: string; request_digest: string })[]>`
-              select ${columns}, secret, request_digest from webhook_endpoints
-              where tenant_id = ${key.tenant} and idempotency_key = ${idempotencyKey}`
+            // a rotation leaves the secret before it in the row, also when its overlap is over
+            const [earlier] = await tx<Earlier[]>`
+              select endpoint_id, created_at, secret, request_digest, previous_secret is not null as is_rotated
+              from webhook_endpoints where tenant_id = ${key.tenant} and idempotency_key = ${idempotencyKey}`
             if (earlier !== undefined) {
-              const { secret, request_digest: earlierDigest, ...row } = earlier
-              if (earlierDigest === digest) return { ...webhookOf(row), secret }
-              throw new HttpError('CONFLICT', 'this Idempotency-Key belongs to another webhook', {
-                id: row.endpoint_id,
-              })
+              const details = { id: earlier.endpoint_id }
+              if (earlier.request_digest !== digest)
+                throw new HttpError('CONFLICT', 'this Idempotency-Key belongs to another webhook', details)
+              if (earlier.is_rotated)
+                throw new HttpError(
+                  'CONFLICT',
+                  'the secret was rotated since; the first answer is no longer true',
+                  details,
+                )
+              return firstAnswer(body, earlier)
             }
           }
           const url = checkUrl(body.url)
@@ -524,6 +539,27 @@ export function webhookRoutes({ sql, guard, wake }: WebhookParts): readonly Rout
 }
 
 const timeoutMsOf = (timeoutS: number | null) => (timeoutS === null ? null : Math.round(timeoutS * 1_000))
+
+/** What the request that made the endpoint was answered, whatever became of the endpoint since. */
+function firstAnswer(body: z.output<typeof zCreate>, { endpoint_id: id, created_at, secret }: Earlier) {
+  const timeoutMs = timeoutMsOf(body.timeout_s)
+  return {
+    ...body,
+    id,
+    url: new URL(body.url).href,
+    description: body.description ?? null,
+    timeout_s: timeoutMs === null ? null : timeoutMs / 1_000,
+    status: 'active' as const,
+    stop_reason: null,
+    failing_since: null,
+    last_error: null,
+    resting_until: null,
+    previous_secret_until: null,
+    created_at: timeOf(created_at),
+    updated_at: timeOf(created_at),
+    secret,
+  }
+}
 
 function webhookOf({ endpoint_id, ...row }: WebhookRow): Webhook {
   return {
