@@ -8,6 +8,7 @@ import assert from 'node:assert/strict'
 import { after, before, beforeEach, test } from 'node:test'
 import { connect } from '../../src/main/database/connect.ts'
 import { openTestDatabase, type TestDatabase } from '../../src/testing/database.ts'
+import { assertKeysOfSample } from '../../src/testing/event-samples.ts'
 import { insertSpan, type SpanResult } from './insert.ts'
 import {
   AT_MS,
@@ -583,6 +584,9 @@ test('a settlement after the estimate corrects it once: figures, card by the dif
   const [corrected] = await dataOf('order.corrected')
   assert.deepEqual([corrected['before']['amount_fen'], corrected['amount_fen'], corrected['version']], [100, 450, 3])
   assert.match(corrected['corrects'], /^[0-9a-f]{32}$/)
+  const { card_balance_fen: balanceFen, is_overdrawn: isOverdrawn, ...ofEveryOrder } = corrected
+  assert.deepEqual([balanceFen, isOverdrawn], [150, false])
+  assertKeysOfSample('order.corrected', ofEveryOrder)
 })
 
 test('one charge leaves its events in order, with figures in contract units', async () => {

@@ -9,6 +9,7 @@ import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { after, before, test } from 'node:test'
 import { closeClients, DeviceClient, type Dny, dny, le } from '../../testing/device-client.ts'
+import { assertKeysOfSample } from '../../testing/event-samples.ts'
 import { dataDirectory, eventually, GatewayProcess } from '../../testing/gateway-process.ts'
 
 const env = { SHARDS: '1', STATE_FLUSH_MS: '50', COMMAND_SPACING_MS: '20', ACK_TIMEOUT_MS: '1000', ACK_RETRIES: '0' }
@@ -287,6 +288,7 @@ test('firmware: 20 chunks to two piles through a resend, a request to begin agai
     told.map(({ data }: { data: { state: string; percent: number } }) => [data.state, data.percent]),
     [...Array.from({ length: 20 }, (_, index) => ['transferring', index * 5]), ['ok', 100]],
   )
+  for (const { data } of told) assertKeysOfSample('ota.progress_update', data)
   const { items: fates } = await gateway.get('/api/v1/events?type=command.finished&limit=500')
   assert.ok(!fates.some(({ data }: { data: { name: string } }) => data.name === 'firmwareSlave'), 'a chunk is no event')
   for (const pile of here) await pile.stop()
