@@ -68,8 +68,11 @@ function lastFourBytes(address: string): string {
 /** Host of a URL as this file knows it: lower case, without brackets. */
 export const hostOf = (url: URL) => url.hostname.toLowerCase().replace(/^\[|\]$/g, '')
 
+/** `localhost.` is `localhost`: the dot ends a full name, and only the resolver cares. */
+const nameOf = (host: string) => host.replace(/\.+$/, '')
+
 const isOpen = (host: string, { allowPrivate, allowedHosts }: GuardOptions) =>
-  allowPrivate || allowedHosts.includes(host)
+  allowPrivate || allowedHosts.some((allowed) => nameOf(allowed) === nameOf(host))
 
 /** @returns those of the addresses a name resolved to that may be connected to */
 export function allowedAddresses<T extends { readonly address: string }>(
@@ -98,6 +101,6 @@ export function refusalOf(text: string, options: GuardOptions): string | undefin
   const host = hostOf(url)
   if (isOpen(host, options)) return undefined
   if (isIP(host) !== 0 && !isPublicAddress(host)) return `${host} is not an address of the public internet`
-  if (host === 'localhost' || host.endsWith('.localhost')) return `${host} is this machine`
+  if (nameOf(host) === 'localhost' || nameOf(host).endsWith('.localhost')) return `${host} is this machine`
   return undefined
 }

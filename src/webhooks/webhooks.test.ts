@@ -121,6 +121,11 @@ test('a URL is refused before anybody resolves it, however its address is writte
     'http://localhost:3000/',
     'http://LOCALHOST/',
     'http://a.localhost/',
+    'http://localhost./',
+    'http://LocalHost..:3000/',
+    'http://localhost%2e/',
+    'http://a.localhost./',
+    'http://127.0.0.1./',
     'https://user:pw@example.com/',
     'https://example.com/#x',
     'ftp://example.com/',
@@ -146,6 +151,9 @@ test('what configuration opens', () => {
   for (const url of ['http://127.0.0.1:9/', 'http://Billing.Internal/', 'http://[::1]/'])
     assert.equal(refusalOf(url, listed), undefined, url)
   assert.notEqual(refusalOf('http://127.0.0.2/', listed), undefined)
+  // a host is the same with the dot that ends its full name
+  assert.equal(refusalOf('http://localhost./', { allowPrivate: false, allowedHosts: ['localhost'] }), undefined)
+  assert.deepEqual(allowedAddresses('billing.internal.', [{ address: '10.0.0.5' }], listed).length, 1)
   const resolved = [{ address: '10.0.0.5' }, { address: '8.8.8.8' }]
   assert.deepEqual(allowedAddresses('other.example', resolved, listed), [{ address: '8.8.8.8' }])
   assert.deepEqual(allowedAddresses('billing.internal', resolved, listed), resolved)
