@@ -3,7 +3,8 @@
  *
  * A subscriber is live (told by the fan-out) or catching up (told from memory or the database at its own pace). It turns
  * live in the same turn of the loop in which it has been told everything up to the stream's position, so nothing is
- * missing and nothing comes twice. A live one for whom more than `bufferedBytesMax` would wait is told so and closed.
+ * missing and nothing comes twice. A live one for whom more than `bufferedBytesMax` would wait is told so and closed; so is
+ * one that catches up and makes no room for the next 32 KiB within a minute: until then it only waits, at its own pace.
  *
  * Thread: main.
  */
@@ -25,6 +26,8 @@ export interface PushHubOptions {
   readonly onDropped: (frames: number) => void
   /** One was told to be lagging and closed. */
   readonly onCut?: (keyId: string) => void
+  /** Catching up: without room for so long it is lagging; default 60,000. */
+  readonly catchUpStallMs?: number
 }
 
 export const TOPICS_MAX = 100
@@ -41,6 +44,7 @@ const ERRORS_MAX = 100
 /** Catching up: so much leaves with one system call. */
 const GROUP_BYTES = 32_768
 const PAGE_EVENTS = 200
+const CATCH_UP_STALL_MS = 60_000
 const LAGGING = Buffer.from('{"op":"lagging"}')
 
 /** Above the bound, so that `lagging` always fits. */
@@ -285,7 +289,7 @@ class Subscriber {
     const { stream, bufferedBytesMax } = this.#options
     let told = after
     for (;;) {
-      let events = stream.recentAfter(told)
+      let events = stream.recentAfter(told, PAGE_EVENTS)
       const isRecent = events !== undefined
       const upTo = stream.position
       if (upTo === undefined) await this.#refreshed()
@@ -303,7 +307,8 @@ class Subscriber {
       if (this.#isClosed) return
       const group: Uint8Array[] = []
       let bytes = 0
-      let isCutShort = false
+      // no more than a page: whoever stalls would keep all of them alive, long after the stream has let go of them
+      let isCutShort = events?.length === PAGE_EVENTS
       for (const event of events ?? []) {
         if (bytes >= GROUP_BYTES && isRecent) {
           isCutShort = true
@@ -342,12 +347,15 @@ class Subscriber {
     })
   }
 
-  /** @returns false: closed meanwhile */
+  /** @returns false: closed meanwhile, also because it made no room in time */
   async #roomBelow(bytes: number): Promise<boolean> {
+    if (this.#isClosed || this.#socket.bufferedBytes <= bytes) return !this.#isClosed
+    const stalled = setTimeout(() => this.#cut(), this.#options.catchUpStallMs ?? CATCH_UP_STALL_MS)
     while (!this.#isClosed && this.#socket.bufferedBytes > bytes)
       await new Promise<void>((resolve) => {
         this.#wake = resolve
       })
+    clearTimeout(stalled)
     return !this.#isClosed
   }
 
@@ -372,7 +380,7 @@ class Subscriber {
   /** Within the bound, or cut. */
   send(frames: readonly Uint8Array[]): void {
     if (this.#isClosed) return
-    const { bufferedBytesMax, onDropped, onCut } = this.#options
+    const { bufferedBytesMax, onDropped } = this.#options
     let sent = 0
     let corkedBytes = 0
     let isFull = false
@@ -391,7 +399,12 @@ class Subscriber {
     })
     if (!isFull) return
     onDropped(frames.length - sent)
-    onCut?.(this.key.id)
+    this.#cut()
+  }
+
+  #cut(): void {
+    if (this.#isClosed) return
+    this.#options.onCut?.(this.key.id)
     this.#socket.send(LAGGING)
     this.end(CLOSE_LAGGING, 'lagging')
   }

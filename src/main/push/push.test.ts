@@ -1,7 +1,8 @@
 /**
  * Claims: who may listen and what each hears. A ticket works once; a tenant hears nothing of another; each event comes
  * once; with `after` nothing is missing and nothing comes twice, however often a subscriber is cut off while others
- * insert; one that does not read is told, closed with 4008, and nobody else notices.
+ * insert; one that does not read is told, closed with 4008, and nobody else notices; while it catches up it has its own
+ * pace, but not for ever.
  *
  * Tried on the real HTTP server with the `ws` client and a real database; events are inserted as the writers do it, by
  * several connections at once. The slow subscriber stops reading its socket.
@@ -65,6 +66,7 @@ before(async () => {
     onCut: () => {
       cuts++
     },
+    catchUpStallMs: 700,
   })
   admin = createAdmin({
     nonceDirectory: temporaryDirectory(),
@@ -496,6 +498,52 @@ test('a subscriber that does not read is told, closed with 4008, and nobody else
   await again.heard(() => slow.events.length + again.events.length >= count, 10_000)
   assert.deepEqual([...slow.ids, ...again.ids], others[0]!.ids)
   await Promise.all([...others, again].map((client) => client.close()))
+})
+
+test('one that stalls while it catches up is waited for, then told and closed with 4008; one that reads slowly is not', async () => {
+  const client = await Client.open()
+  const { cursor } = await client.subscribe(['device/*'])
+  await client.close()
+  const ids: string[] = []
+  // more than the kernel takes
+  for (let batch = 0; batch < 20; batch++)
+    ids.push(...(await insert(...Array.from({ length: 50 }, () => ({ data: { pad: 'w'.repeat(20_000) } })))))
+  const [cutsBefore, subscribersBefore] = [cuts, subscribers]
+  const [stalled, slow] = [await Client.open(), await Client.open()]
+  stalled.socket.pause()
+  for (const one of [stalled, slow]) one.say({ op: 'subscribe', topics: ['device/*'], after: cursor })
+  const startedMs = performance.now()
+  let isReading = true
+  const reading = (async () => {
+    for (; isReading; await sleep(20)) {
+      slow.socket.pause()
+      await sleep(60)
+      slow.socket.resume()
+    }
+  })()
+  try {
+    while (cuts === cutsBefore) {
+      assert.ok(performance.now() - startedMs < 10_000, 'never cut')
+      await sleep(20)
+    }
+    assert.ok(performance.now() - startedMs >= 650, 'waited for')
+    assert.equal(subscribers, subscribersBefore + 1, 'the stalled one is gone from the books')
+    await slow.heard(() => slow.events.length >= ids.length, 30_000)
+  } finally {
+    isReading = false
+    await reading
+  }
+  assert.deepEqual(slow.ids, ids)
+  assert.equal(cuts, cutsBefore + 1)
+  stalled.socket.resume()
+  assert.equal(await stalled.ended, 4008)
+  assert.equal(stalled.said.at(-1)!.op, 'lagging')
+  // from memory too no more at once than asked for
+  const from = stream.position!
+  const more = await insert(...Array.from({ length: 30 }, () => ({})))
+  await slow.heard(({ event }) => event?.event_id === more.at(-1))
+  assert.deepEqual([stream.recentAfter(from, 10)?.length, stream.recentAfter(from, 100)?.length], [10, 30])
+  await slow.close()
 })
 
 test('nonsense is answered with an error and costs nobody else; too much of it ends the connection', async () => {

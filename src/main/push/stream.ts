@@ -106,8 +106,8 @@ export class EventStream {
     })
   }
 
-  /** Events behind the cursor up to the position, from memory; undefined: not all of them are there. */
-  recentAfter(cursor: number): readonly StreamEvent[] | undefined {
+  /** The first `limit` events behind the cursor, from memory; undefined: not all up to the position are there. */
+  recentAfter(cursor: number, limit: number): readonly StreamEvent[] | undefined {
     if (this.#position === undefined || cursor < this.#recentFrom) return undefined
     let low = 0
     let high = this.#recent.length
@@ -116,12 +116,12 @@ export class EventStream {
       if (this.#recent[middle]!.cursor > cursor) high = middle
       else low = middle + 1
     }
-    return this.#recent.slice(low)
+    return this.#recent.slice(low, low + limit)
   }
 
   /** @throws HttpError FAILED_PRECONDITION not everything behind the cursor is kept; what the database threw */
   async refuseDropped(tenant: string, after: number): Promise<void> {
-    if (this.recentAfter(after) === undefined) await refuseDropped(this.#options.sql, tenant, after)
+    if (this.recentAfter(after, 0) === undefined) await refuseDropped(this.#options.sql, tenant, after)
   }
 
   /**

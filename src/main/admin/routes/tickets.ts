@@ -39,7 +39,8 @@ export function ticketRoutes({ tickets }: { readonly tickets: Tickets }): readon
         'section 4, unsubscribed, pong and {"op":"error","error":{"code","message"}}. Each event comes once, under the ' +
         'narrowest topic that fits (alarm, order, one device, all devices). With `after` everything behind that cursor comes first. A ' +
         'subscriber that lets too much wait unread is sent {"op":"lagging"} and closed with 4008: connect again with the ' +
-        'last cursor as `after`. Messages have at most 65536 bytes, a connection at most 100 topics.',
+        'last cursor as `after`. While it is told what it missed (`after`) it is not lagging: that is sent at the pace of the ' +
+        'reader, and only one that reads next to nothing (32 KiB) for a minute is closed so. Messages have at most 65536 bytes, a connection at most 100 topics.',
       status: 101,
       errors: ['INVALID_ARGUMENT', 'UNAUTHENTICATED', 'UNAVAILABLE'],
       handle: () => {
