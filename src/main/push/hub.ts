@@ -477,7 +477,7 @@ function operationOf(text: string): Operation {
     if (typeof topic !== 'string' || !isTopic(topic))
       throw new HttpError(
         'INVALID_ARGUMENT',
-        `topics: ${JSON.stringify(topic)?.slice(0, 100)} is none of device/<id>, device/*, order/*, alarm/*, metrics`,
+        `topics: ${typeof topic === 'string' ? JSON.stringify(topic.slice(0, 100)) : typeof topic} is none of device/<id>, device/*, order/*, alarm/*, metrics`,
       )
   if (op === 'unsubscribe') return { op, topics: topics as string[] }
   return { op, topics: topics as string[], after: afterOf(after) }
