@@ -37,8 +37,8 @@ test('a directory is taken once, given back, and taken again', () => {
 
 test('a killed gateway whose parent has not noticed holds nothing', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'pilegate-'))
-  // `sleep` takes the shell's place, and never asks after the child it did not make
-  const parent = spawn('sh', ['-c', 'true & echo $!; exec sleep 30'], { stdio: ['ignore', 'pipe', 'ignore'] })
+  // `sleep` takes the shell's place before the child ends, and never asks after what it did not make
+  const parent = spawn('sh', ['-c', 'sleep 0.3 & echo $!; exec sleep 30'], { stdio: ['ignore', 'pipe', 'ignore'] })
   try {
     const [said] = (await once(parent.stdout, 'data')) as [Buffer]
     const pid = Number(said.toString())
