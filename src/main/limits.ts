@@ -8,7 +8,7 @@
 import type { ApiKey } from '../config/api-keys.ts'
 import { limitReached } from '../orders/charge-plan.ts'
 import { isTariffProblem, parseTariff } from '../orders/tariff.ts'
-import { spentFen, type UnpromisedOrder, unpromisedOrders } from './commands/card-money.ts'
+import { type ChargingOrder, spentFen, type UnpromisedOrder, unpromisedOrders, usageOf } from './commands/card-money.ts'
 import type { CommandService } from './commands/service.ts'
 import type { Sql } from './database/connect.ts'
 import type { Log } from './log.ts'
@@ -20,25 +20,10 @@ export interface LimitsOptions {
   readonly everyMs: number
 }
 
-interface RunningOrder {
-  readonly order_no: string
-  readonly tenant_id: string
-  /** An order may be older than its device's move to another tenant: it reaches its limits all the same. */
-  readonly device_tenant: string
-  readonly device_id: string
-  readonly socket: number
-  readonly port: number
-  readonly duration_s: number | null
-}
-
-interface LimitedOrder extends RunningOrder {
+interface LimitedOrder extends ChargingOrder {
   readonly request: {
     readonly gateway_limits: { readonly duration_s: number | null; readonly amount_fen: number | null }
   }
-  readonly tariff: unknown
-  readonly started_at: Date
-  readonly energy_wh: number | null
-  readonly max_power_w: number | null
 }
 
 export class Limits {
@@ -99,7 +84,7 @@ export class Limits {
     return stopped
   }
 
-  async #stop(order: RunningOrder, limit: string): Promise<void> {
+  async #stop(order: ChargingOrder, limit: string): Promise<void> {
     const { log, commands } = this.#options
     const key: ApiKey = { id: 'limits', secret: '', role: 'operator', tenant: order.tenant_id, isHmacOnly: true }
     // one stop per order and report: a refused or lost one is tried again when the next report still says so
@@ -118,13 +103,7 @@ function reachedBy(order: LimitedOrder): string | null {
   const { duration_s: durationS, amount_fen: amountFen } = order.request.gateway_limits
   const tariff = order.tariff === null ? undefined : parseTariff(order.tariff)
   const limits = { ...(durationS !== null && { durationS }), ...(amountFen !== null && { amountFen }) }
-  const usage = {
-    startedMs: order.started_at.getTime(),
-    durationS: order.duration_s ?? 0,
-    energyWh: order.energy_wh ?? 0,
-    maxPowerW: order.max_power_w ?? 0,
-  }
-  return limitReached(limits, usage, tariff === undefined || isTariffProblem(tariff) ? undefined : tariff)
+  return limitReached(limits, usageOf(order), tariff === undefined || isTariffProblem(tariff) ? undefined : tariff)
 }
 
 /** All orders of the cards whose orders together cost more than there is. */

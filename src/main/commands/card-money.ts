@@ -34,20 +34,25 @@ const UNPROMISED = (doubts: string) => `
   where o.state = 'charging' and o.started_at is not null and c.rate_mode <> ${RATE_MONTHLY}
     and (o.request ->> 'amount_fen') is null`
 
-/** An order that a device began by itself with a card that pays. */
-export interface UnpromisedOrder {
+/** An order that charges, with what its last report says. */
+export interface ChargingOrder {
   readonly order_no: string
   readonly tenant_id: string
+  /** An order may be older than its device's move to another tenant: it reaches its limits all the same. */
   readonly device_tenant: string
   readonly device_id: string
   readonly socket: number
   readonly port: number
-  readonly card_id: string
   readonly tariff: unknown
   readonly started_at: Date
   readonly duration_s: number | null
   readonly energy_wh: number | null
   readonly max_power_w: number | null
+}
+
+/** An order that a device began by itself with a card that pays. */
+export interface UnpromisedOrder extends ChargingOrder {
+  readonly card_id: string
   /** Of its card, without what is promised to others. */
   readonly left_fen: number
 }
@@ -67,13 +72,15 @@ export async function unpromisedOrders(
 export function spentFen(order: UnpromisedOrder): number {
   const tariff = order.tariff === null ? undefined : parseTariff(order.tariff)
   if (tariff === undefined || isTariffProblem(tariff)) return 0
-  return amountOf(tariff, {
-    startedMs: order.started_at.getTime(),
-    durationS: order.duration_s ?? 0,
-    energyWh: order.energy_wh ?? 0,
-    maxPowerW: order.max_power_w ?? 0,
-  }).amountFen
+  return amountOf(tariff, usageOf(order)).amountFen
 }
+
+export const usageOf = (order: ChargingOrder) => ({
+  startedMs: order.started_at.getTime(),
+  durationS: order.duration_s ?? 0,
+  energyWh: order.energy_wh ?? 0,
+  maxPowerW: order.max_power_w ?? 0,
+})
 
 /** @returns fen that no running order may use up, or has used up; 0: no such card */
 export async function leftOnCard(sql: Sql | TransactionSql, tenant: string, cardId: string): Promise<number> {
