@@ -6,6 +6,9 @@ import type { TransactionSql } from '../database/connect.ts'
 export const LIMIT_DEFAULT = 50
 export const LIMIT_MAX = 500
 
+/** The id of a device of any protocol, as a route or a filter takes it. */
+export const zDeviceId = z.string().regex(/^[0-9a-z]{1,32}$/)
+
 /** RFC 3339 UTC with milliseconds. */
 export const zTime = z.iso.datetime({ precision: 3 })
 export const timeOf = (at: Date) => at.toISOString()

@@ -10,7 +10,17 @@ import { commandSchemas } from '../../commands/catalogue.ts'
 import type { CommandService } from '../../commands/service.ts'
 import type { Sql } from '../../database/connect.ts'
 import { defineRoute, type Route } from '../route.ts'
-import { decodeCursor, encodeCursor, pageOf, timeOf, timeOrNull, zPage, zPageQuery, zTime } from '../shapes.ts'
+import {
+  decodeCursor,
+  encodeCursor,
+  pageOf,
+  timeOf,
+  timeOrNull,
+  zDeviceId,
+  zPage,
+  zPageQuery,
+  zTime,
+} from '../shapes.ts'
 import { zDeviceParams } from './devices.ts'
 
 export const zCommand = z.object({
@@ -87,10 +97,7 @@ const zSend = z
 const zCommandParams = z.strictObject({ command_id: z.string().min(1).max(64) })
 const zCommandQuery = z.strictObject({
   ...zPageQuery,
-  device_id: z
-    .string()
-    .regex(/^[0-9a-z]{1,32}$/)
-    .optional(),
+  device_id: zDeviceId.optional(),
   state: z.enum(COMMAND_STATES).optional(),
 })
 

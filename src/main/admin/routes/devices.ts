@@ -19,6 +19,7 @@ import {
   pageOf,
   timeOf,
   timeOrNull,
+  zDeviceId,
   zPage,
   zPageQuery,
   zTime,
@@ -81,10 +82,7 @@ type Device = z.input<typeof zDevice>
 const zDevicePage = zPage(zDevice)
 
 export const zDeviceParams = z.strictObject({
-  device_id: z
-    .string()
-    .regex(/^[0-9a-z]{1,32}$/)
-    .describe('AP3000 physId, 8 lower-case hex digits, or BKV gateway id, 14 digits'),
+  device_id: zDeviceId.describe('AP3000 physId, 8 lower-case hex digits, or BKV gateway id, 14 digits'),
 })
 
 const zDeviceQuery = z.strictObject({

@@ -5,7 +5,7 @@ import { EVENT_TYPES, type EventColumns, eventObjectOf } from '../../../events/e
 import type { Sql } from '../../database/connect.ts'
 import { refuseDropped } from '../../event-horizon.ts'
 import { defineRoute, type Route } from '../route.ts'
-import { inOrderOfTime, zPage, zPageQuery, zTimeInput } from '../shapes.ts'
+import { inOrderOfTime, zDeviceId, zPage, zPageQuery, zTimeInput } from '../shapes.ts'
 
 export const zEvent = z.object({
   cursor: z.string().describe('Place in the stream: what came later is asked for with it, here as in the WebSocket'),
@@ -32,10 +32,7 @@ const zEventQuery = inOrderOfTime(
     from: zTimeInput.optional().describe('Happened at or after; RFC 3339'),
     to: zTimeInput.optional().describe('Happened before; RFC 3339'),
     type: z.enum(EVENT_TYPES).optional(),
-    device_id: z
-      .string()
-      .regex(/^[0-9a-z]{1,32}$/)
-      .optional(),
+    device_id: zDeviceId.optional(),
   }),
 )
 

@@ -8,7 +8,17 @@ import type { Sql } from '../../database/connect.ts'
 import { JOB_DEVICES_MAX, type JobRequest, type Jobs, shownSpec } from '../../jobs/jobs.ts'
 import { FTP_TARGETS, type JobSpec } from '../../jobs/spec.ts'
 import { defineRoute, type Route } from '../route.ts'
-import { decodeCursor, encodeCursor, pageOf, timeOf, timeOrNull, zPage, zPageQuery, zTime } from '../shapes.ts'
+import {
+  decodeCursor,
+  encodeCursor,
+  pageOf,
+  timeOf,
+  timeOrNull,
+  zDeviceId,
+  zPage,
+  zPageQuery,
+  zTime,
+} from '../shapes.ts'
 
 const CONCURRENCY_MAX = 500
 const EXPIRES_IN_S_MAX = 604_800
@@ -16,7 +26,6 @@ const PARAMETERS_EXPIRE_IN_S = 3_600
 /** A thousand chunks take ten to twenty minutes. */
 const FIRMWARE_EXPIRES_IN_S = 14_400
 
-const zDeviceId = z.string().regex(/^[0-9a-z]{1,32}$/)
 const zWord = z.string().min(1).max(200).optional()
 const common = {
   device_ids: z.array(zDeviceId).min(1).max(JOB_DEVICES_MAX).optional().describe('This or filter'),

@@ -12,6 +12,7 @@ import {
   inOrderOfTime,
   pageOf,
   timeOrNull,
+  zDeviceId,
   zPage,
   zPageQuery,
   zTime,
@@ -50,10 +51,7 @@ type Order = z.input<typeof zOrder>
 const zOrderQuery = inOrderOfTime(
   z.strictObject({
     ...zPageQuery,
-    device_id: z
-      .string()
-      .regex(/^[0-9a-z]{1,32}$/)
-      .optional(),
+    device_id: zDeviceId.optional(),
     state: z.enum(ORDER_STATES).optional(),
     from: zTimeInput.optional().describe('Started at or after; RFC 3339'),
     to: zTimeInput.optional().describe('Started before; RFC 3339'),

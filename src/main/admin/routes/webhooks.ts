@@ -28,6 +28,7 @@ import {
   pageOf,
   timeOf,
   timeOrNull,
+  zDeviceId,
   zPage,
   zPageQuery,
   zTime,
@@ -115,7 +116,7 @@ type Delivery = z.input<typeof zWebhookDelivery>
 
 const zUrl = z.string().min(1).max(2_048).describe('http or https; an address of the public internet unless configured')
 const zEventTypes = z.array(z.enum(EVENT_TYPES)).max(EVENT_TYPES.length)
-const zDeviceIds = z.array(z.string().regex(/^[0-9a-z]{1,32}$/)).max(1_000)
+const zDeviceIds = z.array(zDeviceId).max(1_000)
 const zDescription = z.string().max(500).nullable()
 
 /** null: as the gateway is configured. The same bounds as there. */
