@@ -16,8 +16,8 @@ import { MODEL_PROFILES, PROTOCOLS } from '../../protocols/index.ts'
 import { Recorder } from '../../recording/recorder.ts'
 import { FLAG } from '../../recording/segment-layout.ts'
 import { openTestDatabase, type TestDatabase } from '../../testing/database.ts'
+import { quietAdmin } from '../../testing/quiet-admin.ts'
 import { temporaryDirectory } from '../../testing/temporary-directory.ts'
-import { createLog } from '../log.ts'
 import { type Admin, createAdmin } from './admin.ts'
 import { allowlistRoutes } from './routes/allowlist.ts'
 import { evidenceRoutes } from './routes/evidence.ts'
@@ -36,16 +36,8 @@ before(async () => {
   database = await openTestDatabase()
   const { sql } = database
   admin = createAdmin({
-    nonceDirectory: temporaryDirectory(),
-    config: { httpHost: '127.0.0.1', httpPort: 0, requestTimeoutMs: 5_000 },
-    log: createLog({ level: 'silent', serviceName: 'pilegate', env: 'test', thread: 'main' }),
-    sql,
-    apiKeys: keys,
-    readiness: () => [],
-    presenceOf: () => undefined,
+    ...quietAdmin(sql, keys),
     protocolOf: () => 'ap3000',
-    renderMetrics: async () => '',
-    observeRequest: () => {},
     now: () => nowMs,
     moreRoutes: [
       ...evidenceRoutes({ sql, framesDirectory: frames, now: () => nowMs }),

@@ -11,10 +11,9 @@ import { parseApiKeys } from '../../config/api-keys.ts'
 import type { HTTP_ERRORS } from '../../errors/errors.ts'
 import { eventIdOf } from '../../events/event-id.ts'
 import { openTestDatabase, type TestDatabase } from '../../testing/database.ts'
-import { temporaryDirectory } from '../../testing/temporary-directory.ts'
+import { quietAdmin } from '../../testing/quiet-admin.ts'
 import { connect } from '../database/connect.ts'
 import { dropEvents } from '../event-horizon.ts'
-import { createLog } from '../log.ts'
 import { type Admin, createAdmin } from './admin.ts'
 import { eventRoutes, zEvent } from './routes/events.ts'
 import { webhookRoutes, zWebhook, zWebhookDelivery } from './routes/webhooks.ts'
@@ -29,17 +28,7 @@ before(async () => {
   database = await openTestDatabase()
   const { sql } = database
   admin = createAdmin({
-    nonceDirectory: temporaryDirectory(),
-    config: { httpHost: '127.0.0.1', httpPort: 0, requestTimeoutMs: 5_000 },
-    log: createLog({ level: 'silent', serviceName: 'pilegate', env: 'test', thread: 'main' }),
-    sql,
-    apiKeys: keys,
-    readiness: () => [],
-    presenceOf: () => undefined,
-    protocolOf: () => undefined,
-    renderMetrics: async () => '',
-    observeRequest: () => {},
-    now: Date.now,
+    ...quietAdmin(sql, keys),
     moreRoutes: [
       ...eventRoutes({ sql }),
       ...webhookRoutes({

@@ -14,11 +14,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type ClientOptions, WebSocket } from 'ws'
 import { parseApiKeys } from '../../config/api-keys.ts'
 import { openTestDatabase, type TestDatabase } from '../../testing/database.ts'
-import { temporaryDirectory } from '../../testing/temporary-directory.ts'
+import { quietAdmin } from '../../testing/quiet-admin.ts'
 import { type Admin, createAdmin } from '../admin/admin.ts'
 import type { Sql } from '../database/connect.ts'
 import { dropEvents } from '../event-horizon.ts'
-import { createLog } from '../log.ts'
 import { PushHub, TOPICS_MAX } from './hub.ts'
 import { EventStream } from './stream.ts'
 
@@ -69,16 +68,7 @@ before(async () => {
     catchUpStallMs: 700,
   })
   admin = createAdmin({
-    nonceDirectory: temporaryDirectory(),
-    config: { httpHost: '127.0.0.1', httpPort: 0, requestTimeoutMs: 5_000 },
-    log: createLog({ level: 'silent', serviceName: 'pilegate', env: 'test', thread: 'main' }),
-    sql,
-    apiKeys: keys,
-    readiness: () => [],
-    presenceOf: () => undefined,
-    protocolOf: () => undefined,
-    renderMetrics: async () => '',
-    observeRequest: () => {},
+    ...quietAdmin(sql, keys),
     now: () => nowMs,
     push: hub,
   })
