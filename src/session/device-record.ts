@@ -237,13 +237,13 @@ export class DeviceRecord {
     this.#note('clockOffsetMs', offset)
   }
 
-  /** @param wireHex order that runs on the port, null when none, undefined when the report does not say */
   /** What the ports report next is written. @param socket undefined: all of them */
   askedPorts(socket: number | undefined): void {
     for (let at = this.#firstPort; at !== NO_PORT; at = this.#ports.next(at))
       if (socket === undefined || this.#ports.socketOf(at) === socket) this.#ports.asked(at)
   }
 
+  /** @param wireHex order that runs on the port, null when none, undefined when the report does not say */
   notePort(reading: PortReading, wireHex?: string | null): void {
     const at = this.#portAt(reading.socket, reading.port)
     if (this.#ports.report(at, reading, wireHex)) this.#hasDirtyPort = true

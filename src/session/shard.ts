@@ -297,7 +297,8 @@ export class Shard {
       this.#world.effects.counts.frameError(protocol, 'bad_direction')
       return
     }
-    if (connection.iccid === null) connection.iccid = protocol.iccidIn?.(bytes, head) ?? null
+    // before its first session only: this runs for every frame, and a module may never know its ICCID
+    if (connection.first === undefined) connection.iccid ??= protocol.iccidIn?.(bytes, head) ?? null
     const session = this.#claims.sessionOf(connection, head.deviceNo)
     if (session === undefined) return
     const { record } = session
