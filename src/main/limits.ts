@@ -7,8 +7,14 @@
  */
 import type { ApiKey } from '../config/api-keys.ts'
 import { limitReached } from '../orders/charge-plan.ts'
-import { isTariffProblem, parseTariff } from '../orders/tariff.ts'
-import { type ChargingOrder, spentFen, type UnpromisedOrder, unpromisedOrders, usageOf } from './commands/card-money.ts'
+import {
+  type ChargingOrder,
+  spentFen,
+  tariffOf,
+  type UnpromisedOrder,
+  unpromisedOrders,
+  usageOf,
+} from './commands/card-money.ts'
 import type { CommandService } from './commands/service.ts'
 import type { Sql } from './database/connect.ts'
 import type { Log } from './log.ts'
@@ -101,9 +107,8 @@ export class Limits {
 
 function reachedBy(order: LimitedOrder): string | null {
   const { duration_s: durationS, amount_fen: amountFen } = order.request.gateway_limits
-  const tariff = order.tariff === null ? undefined : parseTariff(order.tariff)
   const limits = { ...(durationS !== null && { durationS }), ...(amountFen !== null && { amountFen }) }
-  return limitReached(limits, usageOf(order), tariff === undefined || isTariffProblem(tariff) ? undefined : tariff)
+  return limitReached(limits, usageOf(order), tariffOf(order))
 }
 
 /** All orders of the cards whose orders together cost more than there is. */

@@ -10,6 +10,7 @@
  */
 import { eventIdOf } from '../../src/events/event-id.ts'
 import { type OrderEvent, settlementEvent, transition } from '../../src/orders/state.ts'
+import { RATE_MODES } from '../../src/protocols/ap3000/rate-mode.ts'
 import { protocolNamed } from '../../src/protocols/index.ts'
 import type { orderStartRow, ProgressRow, SettlementRow } from '../../src/rows/index.ts'
 import type { RowOf } from '../../src/rows/row.ts'
@@ -781,11 +782,9 @@ export class OrderBook {
 
 const settlementKey = (order: Order) => `${placeOf(order)}/${order.orderKey}`
 
-/** `cards.rate_mode` */
-const MONTHLY = 1
 /** What begins within it costs its card nothing more; what begins behind it is paid from the balance like any other. */
 const isMonthPaid = ({ rateMode, expiresMs }: CardBalance, { startedMs }: Order) =>
-  rateMode === MONTHLY && (expiresMs === null || (startedMs ?? 0) < expiresMs)
+  rateMode === RATE_MODES.monthly && (expiresMs === null || (startedMs ?? 0) < expiresMs)
 const cardOf = (order: Order) => `${order.tenantId}/${order.cardId!.toLowerCase()}`
 
 const chargedOf = ({ startedMs, durationS, energyWh, maxPowerW, mode, request }: Order): Charged => ({

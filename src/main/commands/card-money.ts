@@ -1,11 +1,11 @@
 /** What cards have left while their orders run. Thread: main. */
 import { parameters } from '../../../workers/writer/columns.ts'
 import { IN_DOUBT } from '../../../workers/writer/which-order.ts'
-import { amountOf, isTariffProblem, parseTariff } from '../../orders/tariff.ts'
+import { amountOf, isTariffProblem, parseTariff, type Tariff } from '../../orders/tariff.ts'
+import { RATE_MODES } from '../../protocols/ap3000/rate-mode.ts'
 import type { Sql, TransactionSql } from '../database/connect.ts'
 
-/** `cards.rate_mode`: whose month is paid. */
-const RATE_MONTHLY = 1
+const DOUBTS = parameters({ doubts: 'text' }, { doubts: [...IN_DOUBT] })
 
 /**
  * What a card has and nobody else may still use up: its balance without the budgets of its orders that run, or may run. A
@@ -31,7 +31,7 @@ const UNPROMISED = (doubts: string) => `
   select o.order_no, o.tenant_id, d.tenant_id as device_tenant, o.device_id, o.socket, o.port, o.card_id,
     coalesce(o.tariff, d.tariff) as tariff, o.started_at, o.duration_s, o.energy_wh, o.max_power_w, ${leftOn(doubts)}
   from orders o join devices d using (device_id) join cards c on c.tenant_id = o.tenant_id and c.card_id = o.card_id
-  where o.state = 'charging' and o.started_at is not null and c.rate_mode <> ${RATE_MONTHLY}
+  where o.state = 'charging' and o.started_at is not null and c.rate_mode <> ${RATE_MODES.monthly}
     and (o.request ->> 'amount_fen') is null`
 
 /** An order that charges, with what its last report says. */
@@ -62,17 +62,21 @@ export async function unpromisedOrders(
   sql: Sql | TransactionSql,
   ofCard?: { readonly tenant: string; readonly cardId: string },
 ): Promise<readonly UnpromisedOrder[]> {
-  const doubts = parameters({ doubts: 'text' }, { doubts: [...IN_DOUBT] })
   const [which, values] =
     ofCard === undefined ? ['', []] : ['and c.tenant_id = $2 and c.card_id = $3', [ofCard.tenant, ofCard.cardId]]
-  return await sql.unsafe<UnpromisedOrder[]>(`${UNPROMISED('$1')} ${which}`, [...doubts, ...values], { prepare: true })
+  return await sql.unsafe<UnpromisedOrder[]>(`${UNPROMISED('$1')} ${which}`, [...DOUBTS, ...values], { prepare: true })
 }
 
 /** What its last report costs, by its tariff. */
 export function spentFen(order: UnpromisedOrder): number {
-  const tariff = order.tariff === null ? undefined : parseTariff(order.tariff)
-  if (tariff === undefined || isTariffProblem(tariff)) return 0
-  return amountOf(tariff, usageOf(order)).amountFen
+  const tariff = tariffOf(order)
+  return tariff === undefined ? 0 : amountOf(tariff, usageOf(order)).amountFen
+}
+
+/** @returns undefined: it has none, or one that an older release took */
+export function tariffOf({ tariff: json }: ChargingOrder): Tariff | undefined {
+  const tariff = json === null ? undefined : parseTariff(json)
+  return tariff === undefined || isTariffProblem(tariff) ? undefined : tariff
 }
 
 export const usageOf = (order: ChargingOrder) => ({
@@ -84,8 +88,7 @@ export const usageOf = (order: ChargingOrder) => ({
 
 /** @returns fen that no running order may use up, or has used up; 0: no such card */
 export async function leftOnCard(sql: Sql | TransactionSql, tenant: string, cardId: string): Promise<number> {
-  const doubts = parameters({ doubts: 'text' }, { doubts: [...IN_DOUBT] })
-  const [card] = await sql.unsafe<{ left_fen: number }[]>(LEFT_ON_CARD, [tenant, cardId, ...doubts], { prepare: true })
+  const [card] = await sql.unsafe<{ left_fen: number }[]>(LEFT_ON_CARD, [tenant, cardId, ...DOUBTS], { prepare: true })
   const running = await unpromisedOrders(sql, { tenant, cardId })
   return Number(card?.left_fen ?? 0) - running.reduce((sum, order) => sum + spentFen(order), 0)
 }
