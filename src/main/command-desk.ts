@@ -148,10 +148,10 @@ export class CommandDesk {
       throw new HttpError('TOO_MANY_REQUESTS', 'too many commands wait', { limit: commandsMax })
     const found = parseAnyDeviceId(deviceId)
     const key = found === undefined ? undefined : deviceKeyOf(found.protocol, found.deviceNo)
-    let ofItsKind = 0
-    for (const live of (key !== undefined && this.#byDevice.get(key)) || [])
-      if ((live.priority === PRIORITY.stop) === isStop) ofItsKind++
-    if (ofItsKind >= commandsPerDeviceMax)
+    const ofDevice = key === undefined ? undefined : this.#byDevice.get(key)
+    if (ofDevice === undefined || ofDevice.size < commandsPerDeviceMax) return
+    const ofItsKind = [...ofDevice].filter((live) => (live.priority === PRIORITY.stop) === isStop)
+    if (ofItsKind.length >= commandsPerDeviceMax)
       throw new HttpError('TOO_MANY_REQUESTS', 'too many commands wait for this device', {
         limit: commandsPerDeviceMax,
       })

@@ -1,8 +1,8 @@
 /**
  * No order stays open for ever. Every minute it looks for orders that charge without a sign of life: the device is asked,
- * a port that says it charges is one (AP3000 7, 04: some models never say more), and when it stays silent for as long again the order is settled with its last known figures, marked estimated; the
- * device's settlement, should it still come, takes its place (workers/writer). Starts that are undecided although their
- * command has a fate, or long after its expiry, are moved by what `outbound_queue` says, or time out.
+ * and when it stays silent for as long again the order is settled with its last known figures, marked estimated; the
+ * device's settlement, should it still come, takes its place (workers/writer). A port that says it charges is a sign of
+ * life (AP3000 7, 04: some models never say more). Starts that are undecided although their command has a fate, or long after its expiry, are moved by what `outbound_queue` says, or time out.
  *
  * Thread: main. Each order in a transaction of its own that locks its device first, as writers do.
  */
@@ -99,7 +99,7 @@ export interface ReconcilerOptions {
    * Queues a status query for the port of the order. At most once per order and round, while its device is online; what
    * it rejects with is logged, and the silence goes on.
    */
-  readonly ask: (order: DoubtedOrder, doubtedMs: number) => Promise<unknown>
+  readonly ask: (order: DoubtedOrder) => Promise<unknown>
   /** After each transaction: for orders_total, and to wake whoever publishes events. */
   readonly onMoved: (counts: OrderCounts, eventCursor: number | null) => void
 }
@@ -166,22 +166,22 @@ export class Reconciler {
         if (await this.#estimate(order)) round.estimated++
         continue
       }
-      let { doubtedMs } = order
-      if (decision === 'doubt' || doubtedMs === null) {
-        doubtedMs = now()
-        await store.doubt(order.orderNo, doubtedMs)
+      let asked = order
+      if (decision === 'doubt') {
+        asked = { ...order, doubtedMs: now() }
+        await store.doubt(order.orderNo, asked.doubtedMs!)
         round.doubted++
       }
-      if (await this.#ask(order, doubtedMs)) round.asked++
+      if (await this.#ask(asked)) round.asked++
     }
     return round
   }
 
-  async #ask(order: DoubtedOrder, doubtedMs: number): Promise<boolean> {
+  async #ask(order: DoubtedOrder): Promise<boolean> {
     const { isOnline, ask, log } = this.#options
     if (!isOnline(order.deviceId)) return false
     try {
-      await ask(order, doubtedMs)
+      await ask(order)
       return true
     } catch (error) {
       const { deviceId, orderNo } = order

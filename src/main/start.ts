@@ -532,7 +532,7 @@ async function boot(config: Config, undo: (() => unknown)[]): Promise<Gateway> {
     reconcileAfterMs: config.reconcileAfterMs,
     now: Date.now,
     isOnline: (deviceId) => presenceOf(deviceId)?.online === true,
-    ask: (order, doubtedMs) => askOrder(commands, sql, order, doubtedMs),
+    ask: (order) => askOrder(commands, sql, order),
     onMoved: (counts, eventCursor) => {
       writers.tallyOrders(counts)
       if (eventCursor !== null) eventsCommitted()
